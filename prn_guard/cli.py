@@ -1,0 +1,170 @@
+"""`prn-guard`: look at an exported guard and classify pictures with it.
+
+NumPy, pydantic and onnxruntime are imported inside the commands, so that `--help` is instant.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prn_guard import __version__, console
+
+if TYPE_CHECKING:
+    from prn_guard.contract import Manifest
+    from prn_guard.guard import Guard
+
+BATCH_SIZE = 64
+
+app = console.new_app("prn-guard", "Look at an exported guard, and classify pictures with it.")
+
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="What `python -m export` wrote.")
+]
+
+
+def main() -> None:
+    """Entry point of the `prn-guard` command."""
+    console.run(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"prn-guard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Look at an exported guard, and classify pictures with it."""
+
+
+@app.command()
+def inspect(folder: FolderArgument, json_file: console.JsonOption = None) -> None:
+    """Verify and load an exported guard; print its manifest."""
+    from prn_guard.session import open_session
+
+    manifest, _ = open_session(folder)
+    console.print_table("Guard", ("what", "value"), _facts(manifest))
+    console.print_table(
+        "Files",
+        ("file", "bytes", "sha256", "verified"),
+        [(entry.name, str(entry.size_bytes), entry.sha256, "yes") for entry in manifest.files],
+    )
+    console.write_result(
+        json_file,
+        {
+            "folder": str(folder),
+            "files_verified": True,
+            "manifest": manifest.model_dump(mode="json"),
+        },
+    )
+
+
+@app.command()
+def predict(
+    folder: FolderArgument,
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="JPEG or PNG files.")],
+    json_file: console.JsonOption = None,
+    resize: Annotated[
+        bool,
+        typer.Option("--resize", help="Scale the shorter side to the input and crop the centre."),
+    ] = False,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="What runs the graph; cuda never becomes cpu.")
+    ] = "cpu",
+) -> None:
+    """Classify pictures and say which of them look perturbed."""
+    from prn_guard.guard import Guard
+
+    guard = Guard(folder, device=device)
+    threshold = guard.manifest.detection.threshold
+    results = list(_classify_files(guard, pictures, resize=resize))
+    console.print_table(
+        "Verdicts",
+        ("file", "label", "probability", "score", "threshold", "flagged"),
+        [
+            (
+                result["file"],
+                f"{result['label']} {result['class_name']}",
+                f"{result['probability']:.4f}",
+                f"{result['score']:.4f}",
+                f"{threshold:.4f}",
+                "FLAGGED" if result["flagged"] else "no",
+            )
+            for result in results
+        ],
+    )
+    console.write_result(
+        json_file,
+        {
+            "folder": str(folder),
+            "provider": guard.provider,
+            "threshold": threshold,
+            "pictures": results,
+        },
+    )
+
+
+def _classify_files(
+    guard: "Guard", pictures: list[Path], *, resize: bool
+) -> Iterator[dict[str, Any]]:
+    """One JSON-ready row a picture; only one batch of decoded pictures is held at a time."""
+    import numpy as np
+
+    from prn_guard.images import read_picture
+
+    names, spec = guard.manifest.class_names, guard.manifest.input
+    for start in range(0, len(pictures), BATCH_SIZE):
+        paths = pictures[start : start + BATCH_SIZE]
+        batch = np.stack([read_picture(path, spec, resize=resize) for path in paths])
+        verdict = guard.classify(batch, batch_size=BATCH_SIZE)
+        probabilities = verdict.probabilities
+        for row, path in enumerate(paths):
+            label = int(verdict.label[row])
+            yield {
+                "file": str(path),
+                "label": label,
+                "class_name": names[label],
+                "probability": float(probabilities[row, label]),
+                "score": float(verdict.score[row]),
+                "flagged": bool(verdict.flagged[row]),
+            }
+
+
+def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
+    spec, detection, parity = manifest.input, manifest.detection, manifest.parity
+    ball = manifest.trained_against
+    classes = len(manifest.class_names)
+    mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
+    shown = ", ".join(manifest.class_names[:5]) + (", ..." if classes > 5 else "")
+    return [
+        ("input", f"{spec.width} x {spec.height}, {spec.channel_order}, {manifest.input_layout}"),
+        ("normalisation", f"range {spec.pixel_range}, mean {spec.mean}, std {spec.std}"),
+        ("classes", f"{classes}: {shown}"),
+        ("threshold", f"{detection.threshold:.6g}"),
+        ("false-positive rate", f"{detection.target_false_positive_rate:.3%}"),
+        ("calibration pictures", str(detection.calibration_pictures)),
+        ("trained against", f"{ball.norm}, epsilon {ball.epsilon * 255:.4g}/255"),
+        ("outputs", ", ".join(manifest.outputs)),
+        ("opset", str(manifest.opset)),
+        ("created by", manifest.created_by),
+        ("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())),
+        (
+            "parity with torch",
+            f"{parity.pictures} pictures, {mismatches}, {parity.inside_margin} inside the margin",
+        ),
+        (
+            "largest difference",
+            f"logits {parity.max_logit_difference:.3g}, score {parity.max_score_difference:.3g}",
+        ),
+        ("unflagged bit-equal", "yes" if parity.unflagged_bit_equal else "no"),
+    ]

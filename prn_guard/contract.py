@@ -1,0 +1,142 @@
+"""What the guarded graph takes and gives, and the manifest beside it.
+
+This module is the only thing that the workbench (which writes the graph) and the runtime (which
+runs it) must agree on. It imports no framework.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prn_guard.errors import ArtifactError
+from prn_guard.files import read_json, write_json
+
+MANIFEST_VERSION: Final = 1
+GRAPH_FILE = "guarded.onnx"
+MANIFEST_FILE = "manifest.json"
+
+IMAGE = "image"
+LOGITS = "logits"
+LABEL = "label"
+SCORE = "score"
+FLAGGED = "flagged"
+RECTIFIED = "rectified"
+OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(_Record):
+    """How the target wants its pictures; the wrapped target applies it to pixels in [0, 1].
+
+    The target is fed `(pixels * pixel_range - mean) / std`, channel by channel. `pixel_range` is 1
+    for classifiers that take [0, 1] and 255 for those that take 0..255; `mean` and `std` are on
+    that same scale.
+    """
+
+    channels: Literal[1, 3]
+    height: Annotated[int, Field(ge=8, le=4096)]
+    width: Annotated[int, Field(ge=8, le=4096)]
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+    pixel_range: Literal[1, 255] = 1
+    channel_order: Literal["rgb", "bgr", "gray"] = "rgb"
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"mean and std need {self.channels} values each, got {len(self.mean)} and "
+                f"{len(self.std)}"
+            )
+        if (self.channel_order == "gray") != (self.channels == 1):
+            raise ValueError("channel_order 'gray' goes with 1 channel, 'rgb' and 'bgr' with 3")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of one picture."""
+        return self.channels, self.height, self.width
+
+
+class Perturbation(_Record):
+    """The ball of perturbations that the guard was trained against."""
+
+    norm: Literal["linf", "l2"]
+    epsilon: Positive
+
+
+class FileEntry(_Record):
+    """One file of the artifact and its digest."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(gt=0)]
+
+
+class Detection(_Record):
+    """The detector's working point: `flagged = score > threshold`."""
+
+    threshold: float
+    target_false_positive_rate: Fraction
+    calibration_pictures: Annotated[int, Field(gt=0)]
+
+
+class Parity(_Record):
+    """How the graph compares with the torch modules, measured at export."""
+
+    pictures: Annotated[int, Field(gt=0)]
+    label_mismatches: Annotated[int, Field(ge=0)]
+    flag_mismatches: Annotated[int, Field(ge=0)]
+    inside_margin: Annotated[int, Field(ge=0)]
+    score_margin: Positive
+    logit_margin: Positive
+    max_logit_difference: Annotated[float, Field(ge=0.0)]
+    max_score_difference: Annotated[float, Field(ge=0.0)]
+    unflagged_bit_equal: bool
+
+
+class Manifest(_Record):
+    """`manifest.json`: all that a reader of the graph needs to know, checked before load."""
+
+    manifest_version: Literal[1] = MANIFEST_VERSION
+    created_by: str
+    versions: dict[str, str]
+    opset: Annotated[int, Field(ge=13, le=25)]
+    input_layout: Literal["uint8-nhwc"] = "uint8-nhwc"
+    input: InputSpec
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    outputs: Annotated[tuple[str, ...], Field(min_length=4)]
+    trained_against: Perturbation
+    detection: Detection
+    parity: Parity
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `manifest.json` of an artifact folder.
+
+        Raises:
+            ArtifactError: the manifest is missing, is no JSON or does not follow the schema.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise ArtifactError(
+                f"{path} does not follow manifest version {MANIFEST_VERSION} "
+                f"({error.error_count()} problem(s); first at {place}: {first['msg']}). "
+                "Export the guard anew, or use the prn-guard version that wrote it."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`, whole or not at all."""
+        write_json(folder / MANIFEST_FILE, self.model_dump(mode="json"))

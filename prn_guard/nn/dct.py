@@ -1,0 +1,46 @@
+"""The 2-D discrete cosine transform of gray pictures, as two matrix products.
+
+Source: PRN paper, section 4.3: `F = log|DCT2(gray(x - R(x)))|`. The transform is the orthonormal
+DCT-II; gray by the ITU-R 601 weights. Departure: a floor is added inside the logarithm, so that
+coefficients of exactly zero have a finite feature.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_FLOOR = 1e-3
+"""About a quarter of one 8-bit step in a single coefficient: below it lies rounding noise."""
+
+_ITU_R_601 = (0.299, 0.587, 0.114)
+
+
+def dct_matrix(size: int) -> Tensor:
+    """Orthonormal DCT-II matrix `(size, size)`, float32: row k holds frequency k."""
+    frequency = torch.arange(size, dtype=torch.float64)[:, None]
+    position = torch.arange(size, dtype=torch.float64)[None, :]
+    matrix = torch.cos(math.pi * (2 * position + 1) * frequency / (2 * size))
+    matrix *= math.sqrt(2.0 / size)
+    matrix[0] /= math.sqrt(2.0)
+    return matrix.float()
+
+
+def gray(images: Tensor) -> Tensor:
+    """`(B, H, W)` luminance of `(B, 1 or 3, H, W)` images or differences of images."""
+    if images.shape[1] == 1:
+        return images[:, 0]
+    red, green, blue = _ITU_R_601
+    return red * images[:, 0] + green * images[:, 1] + blue * images[:, 2]
+
+
+def log_dct(difference: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Log-magnitude DCT features `(B, H, W)` of what the rectifier removed.
+
+    Args:
+        difference: `x - R(x)`, `(B, C, H, W)` float32 in [-1, 1].
+        rows: `dct_matrix(H)`.
+        columns: `dct_matrix(W)`.
+    """
+    coefficients = rows @ gray(difference) @ columns.T
+    return torch.log(coefficients.abs() + LOG_FLOOR)

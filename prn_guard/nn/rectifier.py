@@ -1,0 +1,118 @@
+"""Perturbation Rectifying Networks.
+
+Source: Akhtar, Liu, Mian, "Defense against Universal Adversarial Perturbations", section 4.1.
+
+Departures: the `compact` architecture works at space-to-depth resolution and adds a global
+residual, `R(x) = x + g(x)`, whose last layer starts at zero so that training starts from the
+identity; the output of both is clamped to [0, 1].
+"""
+
+from typing import Literal, cast, final
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PAPER_WIDTH = 64
+PAPER_BLOCKS = 5
+SMALL_PICTURE = 64
+"""Up to this many pixels a side, resolution matters more than width (measured on CIFAR-10)."""
+
+
+class RectifierSpec(BaseModel):
+    """Everything needed to build a rectifier anew: architecture and its sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["paper", "compact"] = "compact"
+    channels: Literal[1, 3]
+    factor: int = Field(default=1, ge=1, le=8)
+    width: int = Field(default=24, ge=1, le=512)
+    blocks: int = Field(default=4, ge=1, le=32)
+
+
+@final
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with ReLU and a skip connection; no normalisation layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `(B, width, H, W)` to the same shape."""
+        return F.relu(features + self.second(F.relu(self.first(features))))
+
+
+@final
+class PaperRectifier(nn.Module):
+    """The published network: its output is the rectified image itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(channels, PAPER_WIDTH, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(PAPER_WIDTH) for _ in range(PAPER_BLOCKS)))
+        self.squeeze = nn.Conv2d(PAPER_WIDTH, 16, 3, padding=1)
+        self.exit = nn.Conv2d(16, channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Rectified images, `(B, C, H, W)` float32 in [0, 1], as `images` are."""
+        features = self.blocks(F.relu(self.entry(images)))
+        return cast("Tensor", self.exit(F.relu(self.squeeze(features)))).clamp(0.0, 1.0)
+
+
+@final
+class CompactRectifier(nn.Module):
+    """The paper's topology at `1/factor` of the resolution, with a global residual.
+
+    A 3x3 convolution after space-to-depth by `factor` is one convolution of kernel `3 * factor` and
+    stride `factor`; written so, no channel order can go wrong at export. Pictures whose sides are
+    no multiple of `factor` are padded with zeros below and to the right, and cropped again.
+    """
+
+    def __init__(self, channels: int, *, factor: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.entry = nn.Conv2d(channels, width, 3 * factor, stride=factor, padding=factor)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.exit = nn.Conv2d(width, channels * factor**2, 3, padding=1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(cast("Tensor", self.exit.bias))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Rectified images, `(B, C, H, W)` float32 in [0, 1], as `images` are."""
+        height, width = images.shape[2:]
+        below, right = -height % self.factor, -width % self.factor
+        padded = F.pad(images, (0, right, 0, below)) if below or right else images
+        residual = self.exit(self.blocks(F.relu(self.entry(padded))))
+        if self.factor > 1:
+            residual = F.pixel_shuffle(residual, self.factor)
+        if below or right:
+            residual = residual[:, :, :height, :width]
+        return (images + residual).clamp(0.0, 1.0)
+
+
+def default_spec(channels: Literal[1, 3], height: int, width: int) -> RectifierSpec:
+    """The rectifier to take for pictures of this size.
+
+    Small pictures keep their full resolution and thin layers: at 32x32 a rectifier at half the
+    resolution restored 63-74 % where full-resolution ones restored 84-87 %. Larger ones work at a
+    quarter of it: 0.78 GMAC at 224x224, where the paper's network takes 19.07.
+    """
+    if max(height, width) <= SMALL_PICTURE:
+        return RectifierSpec(channels=channels, factor=1, width=16, blocks=4)
+    return RectifierSpec(channels=channels, factor=4, width=48, blocks=5)
+
+
+def build_rectifier(spec: RectifierSpec, *, generator: torch.Generator | None = None) -> nn.Module:
+    """Build the rectifier that `spec` describes, its weights drawn from `generator`."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if spec.architecture == "paper":
+            return PaperRectifier(spec.channels)
+        return CompactRectifier(
+            spec.channels, factor=spec.factor, width=spec.width, blocks=spec.blocks
+        )
