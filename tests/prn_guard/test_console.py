@@ -23,11 +23,11 @@ def test_epsilon_is_read(text, value):
         ("-0.1", "must be above 0"),
         ("1.5", "above 1"),
         ("10", r"Did you mean 10/255\?"),
-        ("nan", "no number"),
-        ("inf", "no number"),
-        ("abc", "no number"),
-        ("", "no number"),
-        ("1/0", "no number"),
+        ("nan", "no usable number"),
+        ("inf", "no usable number"),
+        ("abc", "no usable number"),
+        ("", "no usable number"),
+        ("1/0", "no usable number"),
     ],
 )
 def test_epsilon_outside_its_range_is_refused(text, said):

@@ -1,0 +1,1 @@
+"""The workbench: attacks, perturbation banks, guards, evaluation. Run from a checkout."""

@@ -1,0 +1,1 @@
+"""Universal attacks: one algorithm per file, one shared engine, one registry."""

@@ -1,0 +1,74 @@
+"""DeepFool: the smallest l2 step that carries each picture over its nearest boundary, batched.
+
+Source: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool", Algorithm 2; used by the iterative universal
+perturbation. Linearise the classifier, step to the nearest of the linearised boundaries of the
+most likely classes, repeat until the label changes, overshoot a little.
+"""
+
+import torch
+from torch import Tensor
+
+from training.attacks.fooling import Classifier
+
+OVERSHOOT = 0.02
+NEAREST_CLASSES = 10
+_TINY = 1e-12
+
+
+def deepfool_steps(
+    classifier: Classifier,
+    images: Tensor,
+    *,
+    classes: int = NEAREST_CLASSES,
+    overshoot: float = OVERSHOOT,
+    max_iterations: int = 20,
+) -> Tensor:
+    """Minimal l2 steps `(B, C, H, W)` that change the label of each of `images`.
+
+    Args:
+        classifier: maps `(B, C, H, W)` to logits.
+        images: `(B, C, H, W)` float32; not clipped to [0, 1] on the way, as in the source.
+        classes: boundaries to this many most likely classes are looked at.
+        overshoot: the step is scaled by `1 + overshoot`.
+        max_iterations: pictures that have not crossed by then keep the step that they have.
+    """
+    with torch.no_grad():
+        logits = classifier(images)
+    ranked = logits.argsort(dim=1, descending=True)[:, :classes]
+    original = ranked[:, 0]
+    steps = torch.zeros_like(images)
+    active = torch.arange(len(images), device=images.device)
+    for _ in range(max_iterations):
+        moved = images[active] + (1 + overshoot) * steps[active]
+        step, crossed = _linearised_step(classifier, moved, ranked[active], original[active])
+        steps[active[~crossed]] += step[~crossed]
+        active = active[~crossed]
+        if not len(active):
+            break
+    return (1 + overshoot) * steps
+
+
+def _linearised_step(
+    classifier: Classifier, images: Tensor, ranked: Tensor, original: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Step to the nearest linearised boundary, and which images are across already."""
+    leaf = images.detach().requires_grad_(requires_grad=True)
+    logits = classifier(leaf)
+    rows = torch.arange(len(images), device=images.device)
+    home = logits[rows, original]
+    gaps, slopes = [], []
+    for column in range(1, ranked.shape[1]):
+        gap = logits[rows, ranked[:, column]] - home
+        last = column == ranked.shape[1] - 1
+        (slope,) = torch.autograd.grad(gap.sum(), leaf, retain_graph=not last)
+        gaps.append(gap.detach())
+        slopes.append(slope)
+    gap, slope = torch.stack(gaps, dim=1), torch.stack(slopes, dim=1)
+    steepness = slope.flatten(2).norm(dim=2)
+    nearest = (gap.abs() / steepness.clamp(min=_TINY)).argmin(dim=1)
+    distance = gap[rows, nearest].abs() + 1e-4
+    chosen = slope[rows, nearest]
+    squared = steepness[rows, nearest].square().clamp(min=_TINY)
+    step = (distance / squared)[:, None, None, None] * chosen
+    crossed = logits.detach().argmax(dim=1) != original
+    return step, crossed

@@ -1,0 +1,105 @@
+"""The loop that gradient-based universal attacks share: draw, differentiate, step, project."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prn_guard.errors import InvalidArgumentError
+from training.attacks.norms import Norm, project, steepest_direction
+from training.datasets import Pictures
+
+Rule = Literal["sign-pgd", "sgd", "momentum", "adam"]
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Maps images `(B, C, H, W)`, their positions `(B,)` in the crafting set, and the perturbation
+`(C, H, W)` to the scalar that the attack ascends."""
+OnStep = Callable[[int, int], None]
+"""Called with the steps done and the steps in all."""
+Update = Callable[[Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Step sizes `travel * epsilon * decay^k / sum_j decay^j`, for k = 0 .. steps - 1.
+
+    Source: shared adversarial training, section 5.2, where `travel` is called beta (4) and `decay`
+    gamma (0.975). Departure: `travel` defaults to 80. On LeNet and Fashion-MNIST at linf 0.15 the
+    held-out fooling rate after 100 steps was 0.72 with 4, 0.79 with 20 and 0.81 with 40 and 80:
+    steps that cross the ball at first leave poor corners behind.
+    """
+
+    steps: int = 100
+    travel: float = 80.0
+    decay: float = 0.975
+
+    def size(self, step: int, epsilon: float) -> float:
+        """Length of step number `step`, in the units of `epsilon`."""
+        total = sum(self.decay**k for k in range(self.steps))
+        return self.travel * epsilon * self.decay**step / total
+
+
+def update_rule(rule: Rule, *, norm: Norm, epsilon: float, schedule: Schedule) -> Update:
+    """The function that turns `(perturbation, gradient, step)` into the next perturbation.
+
+    `sign-pgd` steps along the steepest direction of the norm; `sgd` and `momentum` along the
+    gradient itself, scaled so that its largest value has the length of the step; `adam` along
+    bias-corrected moments (0.9, 0.999).
+    """
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+
+    def direction(gradient: Tensor, step: int) -> Tensor:
+        if rule == "sign-pgd":
+            return steepest_direction(gradient, norm)
+        if rule == "sgd":
+            return gradient / gradient.abs().max().clamp(min=1e-12)
+        if not first:
+            first.append(torch.zeros_like(gradient))
+            second.append(torch.zeros_like(gradient))
+        first[0].mul_(0.9).add_(gradient, alpha=0.1)
+        if rule == "momentum":
+            return first[0] / first[0].abs().max().clamp(min=1e-12)
+        second[0].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        mean = first[0] / (1 - 0.9 ** (step + 1))
+        deviation = (second[0] / (1 - 0.999 ** (step + 1))).sqrt()
+        return mean / (deviation + 1e-12)
+
+    def update(perturbation: Tensor, gradient: Tensor, step: int) -> Tensor:
+        moved = perturbation + schedule.size(step, epsilon) * direction(gradient, step)
+        return project(moved, norm, epsilon)
+
+    if rule not in {"sign-pgd", "sgd", "momentum", "adam"}:
+        raise InvalidArgumentError(
+            f"rule is {rule!r}; expected 'sign-pgd', 'sgd', 'momentum' or 'adam'."
+        )
+    return update
+
+
+def ascend(
+    objective: Objective,
+    pictures: Pictures,
+    start: Tensor,
+    *,
+    update: Update,
+    steps: int,
+    batch_size: int,
+    generator: torch.Generator,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Ascend `objective` from `start` `(C, H, W)`, one random mini-batch per step.
+
+    Memory does not grow with the number of pictures: only one batch is held at a time, and the
+    perturbation is never copied per picture.
+    """
+    perturbation = start.clone()
+    for step in range(steps):
+        positions = torch.randint(len(pictures), (batch_size,), generator=generator)
+        images = pictures.batch(positions)
+        leaf = perturbation.requires_grad_(requires_grad=True)
+        (gradient,) = torch.autograd.grad(objective(images, positions, leaf), leaf)
+        perturbation = update(perturbation.detach(), gradient, step)
+        if on_step is not None:
+            on_step(step + 1, steps)
+    return perturbation.detach()

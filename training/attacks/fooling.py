@@ -1,0 +1,31 @@
+"""What a classifier answers, clean and under a perturbation."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from training.attacks.norms import perturb
+from training.datasets import Pictures, batches
+
+Classifier = Callable[[Tensor], Tensor]
+"""Maps `(B, C, H, W)` float32 in [0, 1] to logits `(B, K)`; a torch module is one."""
+
+EVALUATION_BATCH = 500
+
+
+@torch.no_grad()
+def predict(
+    classifier: Classifier, pictures: Pictures, perturbation: Tensor | None = None
+) -> Tensor:
+    """Predicted labels `(N,)` int64 of all pictures, under `perturbation` `(C, H, W)` if given."""
+    answers = []
+    for images, _ in batches(pictures, EVALUATION_BATCH):
+        seen = images if perturbation is None else perturb(images, perturbation)
+        answers.append(classifier(seen).argmax(dim=1))
+    return torch.cat(answers)
+
+
+def fooling_rate(clean_predictions: Tensor, perturbed_predictions: Tensor) -> float:
+    """Share of pictures whose predicted label changes, against the *clean prediction*."""
+    return float((clean_predictions != perturbed_predictions).double().mean())

@@ -1,0 +1,76 @@
+"""Iterative DeepFool universal perturbations.
+
+Source: Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations", Algorithm 1 (also
+printed as Algorithm 1 of the UAT paper, where the `if` has its sign wrong: the step is for
+pictures that are *not* fooled yet).
+
+Departure: pictures are taken in small chunks. Within a chunk the DeepFool steps start from the same
+perturbation and are added up before the projection, so that they are computed as one batch; the
+source recomputes after every picture. `chunk=1` is the source's algorithm to the letter.
+"""
+
+import torch
+from torch import Tensor
+
+from prn_guard.errors import InvalidArgumentError
+from training.attacks.deepfool import deepfool_steps
+from training.attacks.engine import OnStep
+from training.attacks.fooling import Classifier, fooling_rate, predict
+from training.attacks.norms import Norm, check_ball, perturb, project
+from training.datasets import Pictures
+
+
+def iterative_deepfool_uap(
+    classifier: Classifier,
+    pictures: Pictures,
+    *,
+    norm: Norm,
+    epsilon: float,
+    generator: torch.Generator,
+    start: Tensor | None = None,
+    wished_fooling_rate: float = 0.8,
+    max_passes: int = 5,
+    chunk: int = 16,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.
+
+    Args:
+        classifier: maps `(B, C, H, W)` in [0, 1] to logits.
+        pictures: the crafting set; passes stop when the wish is met on it.
+        norm: of the ball.
+        epsilon: its radius on [0, 1] pixels.
+        generator: shuffles the pictures before each pass.
+        start: perturbation `(C, H, W)` to go on from; None is zero, as in the source.
+        wished_fooling_rate: in (0, 1]; reaching it on the crafting set ends the passes.
+        max_passes: the search ends after this many passes in any case.
+        chunk: pictures per batch of DeepFool steps.
+        on_step: told of every chunk.
+
+    Raises:
+        InvalidArgumentError: a ball that makes no sense, or a wish outside (0, 1].
+    """
+    check_ball(norm, epsilon, pictures.shape)
+    if not 0 < wished_fooling_rate <= 1:
+        raise InvalidArgumentError(
+            f"wished_fooling_rate is {wished_fooling_rate}; expected above 0 and at most 1."
+        )
+    clean = predict(classifier, pictures)
+    perturbation = torch.zeros(pictures.shape) if start is None else start.clone()
+    chunks_in_all = max_passes * -(-len(pictures) // chunk)
+    done = 0
+    for _ in range(max_passes):
+        order = torch.randperm(len(pictures), generator=generator)
+        for positions in order.split(chunk):
+            images = perturb(pictures.batch(positions), perturbation)
+            with torch.no_grad():
+                not_fooled = classifier(images).argmax(dim=1) == clean[positions]
+            if bool(not_fooled.any()):
+                steps = deepfool_steps(classifier, images[not_fooled])
+                perturbation = project(perturbation + steps.sum(dim=0), norm, epsilon)
+            done += 1
+            if on_step is not None:
+                on_step(done, chunks_in_all)
+        if fooling_rate(clean, predict(classifier, pictures, perturbation)) >= wished_fooling_rate:
+            break
+    return perturbation.detach()

@@ -1,0 +1,1 @@
+"""Metrics, protocols, adaptive attacks and reports."""

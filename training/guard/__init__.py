@@ -1,0 +1,1 @@
+"""Fitting the guard: rectifier, detector, and the folder that holds them."""

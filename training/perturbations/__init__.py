@@ -1,0 +1,1 @@
+"""Perturbation banks, synthetic perturbations, and perturbations made elsewhere."""
