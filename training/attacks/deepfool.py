@@ -52,7 +52,7 @@ def _linearised_step(
     classifier: Classifier, images: Tensor, ranked: Tensor, original: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Step to the nearest linearised boundary, and which images are across already."""
-    leaf = images.detach().requires_grad_(requires_grad=True)
+    leaf = images.detach().requires_grad_()
     logits = classifier(leaf)
     rows = torch.arange(len(images), device=images.device)
     home = logits[rows, original]

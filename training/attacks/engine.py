@@ -97,7 +97,7 @@ def ascend(
     for step in range(steps):
         positions = torch.randint(len(pictures), (batch_size,), generator=generator)
         images = pictures.batch(positions)
-        leaf = perturbation.requires_grad_(requires_grad=True)
+        leaf = perturbation.requires_grad_()
         (gradient,) = torch.autograd.grad(objective(images, positions, leaf), leaf)
         perturbation = update(perturbation.detach(), gradient, step)
         if on_step is not None:

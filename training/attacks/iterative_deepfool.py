@@ -56,12 +56,12 @@ def iterative_deepfool_uap(
             f"wished_fooling_rate is {wished_fooling_rate}; expected above 0 and at most 1."
         )
     clean = predict(classifier, pictures)
-    perturbation = torch.zeros(pictures.shape) if start is None else start.clone()
+    perturbation = torch.zeros(pictures.shape) if start is None else project(start, norm, epsilon)
     chunks_in_all = max_passes * -(-len(pictures) // chunk)
     done = 0
     for _ in range(max_passes):
         order = torch.randperm(len(pictures), generator=generator)
-        for positions in order.split(chunk):
+        for positions in torch.split(order, chunk):
             images = perturb(pictures.batch(positions), perturbation)
             with torch.no_grad():
                 not_fooled = classifier(images).argmax(dim=1) == clean[positions]

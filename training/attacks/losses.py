@@ -33,5 +33,5 @@ def cosine_excess(perturbation: Tensor, others: Tensor, *, allowed: float) -> Te
         allowed: |cosine| up to here costs nothing.
     """
     flat = perturbation.flatten()
-    cosines = others @ flat / flat.norm().clamp(min=1e-12)
+    cosines: Tensor = others @ flat / flat.norm().clamp(min=1e-12)
     return (cosines.abs() - allowed).clamp(min=0).sum()

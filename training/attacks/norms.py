@@ -39,15 +39,15 @@ def project(perturbations: Tensor, norm: Norm, epsilon: float) -> Tensor:
     if norm == "linf":
         return perturbations.clamp(-epsilon, epsilon)
     length = norm_of(perturbations, "l2")[..., None, None, None]
-    shrink = epsilon / length.clamp(min=epsilon)
-    return perturbations * shrink
+    return perturbations * (epsilon / length.clamp(min=epsilon))
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """The step of unit norm along which `gradient` `(C, H, W)` rises fastest."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+    length: Tensor = gradient.norm()
+    return gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def random_start(
@@ -57,7 +57,8 @@ def random_start(
     if norm == "linf":
         return (torch.rand(shape, generator=generator) * 2 - 1) * epsilon
     direction = torch.randn(shape, generator=generator)
-    return direction / direction.norm() * epsilon
+    length: Tensor = direction.norm()
+    return direction / length * epsilon
 
 
 def perturb(images: Tensor, perturbation: Tensor) -> Tensor:

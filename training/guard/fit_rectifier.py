@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prn_guard.errors import DataError
+from prn_guard.errors import DataError, InvalidArgumentError
 from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import Target
 from training.attacks.norms import perturb
@@ -51,11 +51,17 @@ class Recipe:
     checkpoint_every: int = 200
 
 
-def default_recipe(spec: RectifierSpec) -> Recipe:
-    """The paper's recipe for its architecture, ours for the compact one."""
+def default_recipe(spec: RectifierSpec, *, epochs: float | None = None) -> Recipe:
+    """The paper's recipe for its architecture, ours for the compact one.
+
+    Raises:
+        InvalidArgumentError: `epochs` is not above 0.
+    """
+    if epochs is not None and not epochs > 0:
+        raise InvalidArgumentError(f"epochs is {epochs}; expected above 0.")
     if spec.architecture == "paper":
-        return Recipe(epochs=5, learning_rate=0.01, decay=0.9)
-    return Recipe(epochs=4, learning_rate=0.003, decay=0.5)
+        return Recipe(epochs=epochs or 5, learning_rate=0.01, decay=0.9)
+    return Recipe(epochs=epochs or 4, learning_rate=0.003, decay=0.5)
 
 
 def fit_rectifier(

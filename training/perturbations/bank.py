@@ -251,8 +251,8 @@ class _Search:
                     largest_cosine(joined) <= criteria.most_cosine
                 ):
                     perturbations, rates = joined, (*rates, self.weaker_rates[index])
-        share = criteria.held_out / criteria.members
-        held_out = min(criteria.held_out, max(1, math.floor(share * len(perturbations))))
+        share = criteria.held_out * len(perturbations) // criteria.members
+        held_out = min(criteria.held_out, max(1, share))
         return Bank(
             perturbations=perturbations,
             fooling_rates=rates,

@@ -130,24 +130,28 @@ def clipped_combinations(
         clipped = project(directions * middle[:, None, None, None], norm, epsilon)
         enough = norm_of(clipped, "l2") >= wanted
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return project(directions * high[:, None, None, None], norm, epsilon)
+    scaled: Tensor = directions * high[:, None, None, None]
+    return project(scaled, norm, epsilon)
 
 
 def accepted(walks: Tensor, bank: Tensor, *, norm: Norm) -> Tensor:
     """Which of `walks` `(N, C, H, W)` Algorithm 1 keeps, `(N,)` bool: all of them in l2."""
     if norm == "l2":
         return torch.ones(len(walks), dtype=torch.bool)
-    return norm_of(walks, "l2") >= l2_threshold(bank)
+    long_enough: Tensor = norm_of(walks, "l2") >= l2_threshold(bank)
+    return long_enough
 
 
 def l2_threshold(bank: Tensor) -> Tensor:
     """Mean l2 norm of the bank, a scalar; the bar that a linf walk must reach."""
-    return norm_of(bank, "l2").mean() * (1 - ROUNDING)
+    mean: Tensor = norm_of(bank, "l2").mean()
+    return mean * (1 - ROUNDING)
 
 
 def _unit_l2(bank: Tensor) -> Tensor:
     flat = bank.flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    lengths: Tensor = flat.norm(dim=1, keepdim=True)
+    return flat / lengths.clamp(min=1e-12)
 
 
 def _flat_norm(flat: Tensor, norm: Norm) -> Tensor:

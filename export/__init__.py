@@ -1,0 +1,1 @@
+"""From a guard folder to the artifact: one ONNX graph and its manifest."""

@@ -1,0 +1,5 @@
+"""`python -m export <command>`."""
+
+from export.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m training <command>`."""
+
+from training.cli import main
+
+main()

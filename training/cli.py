@@ -1,0 +1,349 @@
+"""`python -m training`: fit a guard, attack a classifier, evaluate, report.
+
+torch and its friends are imported inside the commands, so that `--help` is instant.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prn_guard import console
+
+if TYPE_CHECKING:
+    from training.datasets import Pictures
+    from training.guard.folder import GuardRecord
+    from training.targets import InputOptions, LoadedTarget
+
+app = console.new_app(
+    "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
+)
+
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="The classifier: path/to/file.py:factory, or a torchvision name such as resnet18.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", help="Its checkpoint: .safetensors, .pt, .pth (never unpickled)."),
+]
+ImagesOption = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        help="Pictures: fashion-mnist, a folder with one subfolder per class or with idx files, "
+        "or a tar with labels.csv.",
+    ),
+]
+TestImagesOption = Annotated[
+    str, typer.Option("--test-images", help="Pictures to report on; nothing is chosen by them.")
+]
+EpsilonOption = Annotated[
+    str, typer.Option("--epsilon", help="Bound of the perturbations on [0, 1] pixels: 10/255.")
+]
+NormOption = Annotated[
+    Literal["linf", "l2"], typer.Option("--norm", help="Norm that epsilon bounds.")
+]
+ResizeOption = Annotated[
+    int | None,
+    typer.Option("--resize", min=8, help="First bring each picture's shorter side to this length."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use only this many pictures of each set.")
+]
+DataFolderOption = Annotated[
+    Path | None,
+    typer.Option("--data-folder", help="Where to look for Fashion-MNIST first."),
+]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option("--input-shape", help="Input of a plain module: CHANNELSxHEIGHTxWIDTH."),
+]
+MeanOption = Annotated[
+    str | None, typer.Option("--input-mean", help="Its normalisation: 0.485,0.456,0.406.")
+]
+StdOption = Annotated[str | None, typer.Option("--input-std", help="Likewise: 0.229,0.224,0.225.")]
+RangeOption = Annotated[
+    int | None, typer.Option("--pixel-range", help="1 for pixels in [0, 1], 255 for 0..255.")
+]
+OrderOption = Annotated[str | None, typer.Option("--channel-order", help="rgb, bgr or gray.")]
+
+
+def main() -> None:
+    """Entry point of `python -m training`."""
+    console.run(app)
+
+
+@app.command()
+def fit(
+    target: TargetOption,
+    images: ImagesOption,
+    test_images: TestImagesOption,
+    epsilon: EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="The guard folder to write.")],
+    norm: NormOption = "linf",
+    weights: WeightsOption = None,
+    architecture: Annotated[
+        Literal["compact", "paper"], typer.Option(help="Rectifier: compact, or as published.")
+    ] = "compact",
+    members: Annotated[int, typer.Option(min=2, help="Real perturbations to craft.")] = 25,
+    held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
+    synthetic: Annotated[int, typer.Option(min=0, help="Synthetic perturbations to add.")] = 230,
+    epochs: Annotated[float | None, typer.Option(help="Of the rectifier's training.")] = None,
+    false_positive_rate: Annotated[
+        float, typer.Option(help="Share of clean pictures that may be flagged.")
+    ] = 0.01,
+    resize: ResizeOption = None,
+    limit: LimitOption = None,
+    data_folder: DataFolderOption = None,
+    input_shape: ShapeOption = None,
+    input_mean: MeanOption = None,
+    input_std: StdOption = None,
+    pixel_range: RangeOption = None,
+    channel_order: OrderOption = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what an earlier fit left in --out.")
+    ] = False,
+    seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Fit a guard: craft perturbations, train the rectifier, fit the detector."""
+    bound = console.parse_epsilon(epsilon, norm=norm)
+    from training.guard.fit import fit as fit_guard
+    from training.guard.request import FitOptions, FitRequest, NamedPictures
+
+    options = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
+    loaded = _load_target(target, weights, options)
+    sets = {
+        name: _load_pictures(
+            spec, name, loaded, resize=resize, limit=limit, data_folder=data_folder
+        )
+        for name, spec in (("train", images), ("test", test_images))
+    }
+    request = FitRequest(
+        loaded=loaded,
+        training=NamedPictures(images, sets["train"]),
+        test=NamedPictures(test_images, sets["test"]),
+        norm=norm,
+        epsilon=bound,
+        options=FitOptions(
+            architecture=architecture,
+            members=members,
+            held_out=held_out,
+            synthetic=synthetic,
+            epochs=epochs,
+            false_positive_rate=false_positive_rate,
+            seed=seed,
+            resize=resize,
+            limit=limit,
+            data_folder=None if data_folder is None else str(data_folder),
+        ),
+    )
+    record = fit_guard(request, out, restart=restart)
+    _print_fit(record, out)
+    console.write_result(json_file, record.model_dump(mode="json"))
+
+
+@app.command()
+def attack(
+    target: TargetOption,
+    images: ImagesOption,
+    epsilon: EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file for the perturbation.")],
+    method: Annotated[str, typer.Option("--method", help="Which attack; see below.")] = "sign-pgd",
+    norm: NormOption = "linf",
+    weights: WeightsOption = None,
+    target_class: Annotated[
+        int | None, typer.Option(min=0, help="Send every picture to this class.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a gradient attack.")] = None,
+    resize: ResizeOption = None,
+    limit: LimitOption = None,
+    data_folder: DataFolderOption = None,
+    input_shape: ShapeOption = None,
+    input_mean: MeanOption = None,
+    input_std: StdOption = None,
+    pixel_range: RangeOption = None,
+    channel_order: OrderOption = None,
+    seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Craft one universal perturbation; the fooling rate is measured on pictures kept apart.
+
+    Methods: sign-pgd, sgd, momentum, adam (stochastic gradient), iterative-deepfool.
+    """
+    bound = console.parse_epsilon(epsilon, norm=norm)
+    from training.attacks.command import craft_and_measure
+
+    options = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
+    loaded = _load_target(target, weights, options)
+    pictures = _load_pictures(
+        images, "train", loaded, resize=resize, limit=limit, data_folder=data_folder
+    )
+    result = craft_and_measure(
+        loaded.target,
+        pictures,
+        out,
+        method_name=method,
+        norm=norm,
+        epsilon=bound,
+        target_class=target_class,
+        steps=steps,
+        seed=seed,
+    )
+    console.print_table(
+        "Universal perturbation", ("what", "value"), [(k, _text(v)) for k, v in result.items()]
+    )
+    console.write_result(json_file, result)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the result files.")],
+    perturbations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--perturbations",
+            help="Perturbations made elsewhere (.safetensors, .npy, .npz, .pth); may be repeated.",
+        ),
+    ] = None,
+    crafting_images: Annotated[
+        str | None,
+        typer.Option(help="Pictures of the adaptive attacker; the guard's training pictures."),
+    ] = None,
+    limit: LimitOption = None,
+    data_folder: DataFolderOption = None,
+    seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Measure a guard: protocols A and B, held-out perturbations, an adaptive attacker."""
+    from training.evaluation.evaluate import evaluate_guard
+    from training.evaluation.tables import print_metrics
+
+    metrics = evaluate_guard(
+        folder,
+        images,
+        out,
+        files=perturbations or [],
+        crafting_images=crafting_images,
+        limit=limit,
+        data_folder=data_folder,
+        seed=seed,
+    )
+    print_metrics(metrics)
+    console.say(f"Results: {out / 'metrics.json'}")
+    console.write_result(json_file, metrics)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
+    evaluation: Annotated[Path, typer.Option("--evaluation", help="What `evaluate` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")],
+) -> None:
+    """Render one self-contained HTML page from a guard and its evaluation."""
+    from training.evaluation.report import write_report
+    from training.evaluation.tables import print_metrics
+
+    metrics = write_report(folder, evaluation, out)
+    print_metrics(metrics)
+    console.say(f"Report: {out.resolve()}")
+
+
+@app.command("demo-target")
+def demo_target(
+    out: Annotated[Path, typer.Option("--out", help="Safetensors file for LeNet's weights.")],
+    data_folder: DataFolderOption = None,
+    seed: console.SeedOption = 0,
+) -> None:
+    """Train the demonstration's LeNet on Fashion-MNIST."""
+    if out.exists():
+        console.say(f"{out} is there already; nothing to do.")
+        return
+    from training.datasets import load_pictures
+    from training.demo.train_lenet import train_lenet
+
+    accuracy = train_lenet(
+        load_pictures("fashion-mnist", split="train", data_folder=data_folder),
+        load_pictures("fashion-mnist", split="test", data_folder=data_folder),
+        out,
+        seed=seed,
+    )
+    console.say(f"LeNet: {accuracy:.2%} of the test pictures right; weights in {out}")
+
+
+def _input_options(
+    shape: str | None,
+    mean: str | None,
+    std: str | None,
+    pixel_range: int | None,
+    channel_order: str | None,
+) -> "InputOptions":
+    from training.targets import InputOptions
+
+    return InputOptions.parse(
+        shape=shape, mean=mean, std=std, pixel_range=pixel_range, channel_order=channel_order
+    )
+
+
+def _load_target(spec: str, weights: str | None, options: "InputOptions") -> "LoadedTarget":
+    from training.targets import load_target
+
+    return load_target(spec, weights=weights, input_options=options)
+
+
+def _load_pictures(
+    spec: str,
+    split: str,
+    loaded: "LoadedTarget",
+    *,
+    resize: int | None,
+    limit: int | None,
+    data_folder: Path | None,
+) -> "Pictures":
+    from training.datasets import load_pictures
+
+    return load_pictures(
+        spec,
+        split="train" if split == "train" else "test",
+        size=loaded.target.spec.shape,
+        resize=resize,
+        limit=limit,
+        class_count=loaded.class_count,
+        data_folder=data_folder,
+    )
+
+
+def _print_fit(record: "GuardRecord", out: Path) -> None:
+    bank, test = record.bank, record.test
+    rows = [
+        ("target", record.target),
+        ("ball", f"{record.norm}, epsilon {record.epsilon * 255:.4g}/255"),
+        (
+            "bank",
+            f"{bank['members']} accepted ({bank['held_out']} held out) of {bank['candidates']}; "
+            f"rejected: {bank['rejected_fooling']} fool too little, "
+            f"{bank['rejected_cosine']} too alike"
+            + ("; criteria NOT met, strongest kept" if bank["relaxed"] else ""),
+        ),
+        ("synthetic", f"{record.synthetic['count']} ({record.synthetic['form']})"),
+        ("least fooling rate, test pictures", f"{test['least_fooling_rate']:.1%}"),
+        ("clean accuracy, bare", f"{test['clean_accuracy']:.2%}"),
+        ("clean accuracy, guarded", f"{test['guarded_clean_accuracy']:.2%}"),
+        (
+            "threshold",
+            f"{record.threshold:.4f} (for {record.false_positive_rate:.1%} false alarms)",
+        ),
+        ("seconds", ", ".join(f"{name} {value:.0f}" for name, value in record.seconds.items())),
+        ("guard folder", str(out)),
+    ]
+    console.print_table("Guard", ("what", "value"), rows)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,274 @@
+"""`evaluate`: measure a guard on test pictures and write the result files.
+
+```
+metrics.json           every figure, with n and interval, and the threat model
+adaptive.safetensors   the perturbations of the adaptive attacker
+examples.safetensors   a few pictures: clean, perturbed, rectified; and the held-out perturbations
+pictures/*.png         the same pictures as a client would send them
+```
+"""
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prn_guard import console
+from prn_guard.files import read_json, sha256_of, write_json
+from prn_guard.nn.guarded import GuardedClassifier
+from training.attacks.norms import norm_of
+from training.checkpoint import load_tensors, save_tensors
+from training.datasets import Pictures, Subset, load_pictures
+from training.evaluation.adaptive import SURROGATES, adaptive_perturbation
+from training.evaluation.examples import write_examples
+from training.evaluation.metrics import proportion, roc_curve
+from training.evaluation.outcomes import Answers, answers
+from training.evaluation.protocols import apart, protocol, under
+from training.guard import folder as layout
+from training.guard.fit import versions
+from training.guard.folder import GuardRecord, load_bank, load_guard
+from training.perturbations.loading import load_perturbations
+from training.progress import tracked
+from training.randomness import generator_for
+
+METRICS = "metrics.json"
+ADAPTIVE = "adaptive.safetensors"
+CRAFTING_PICTURES = 5000
+CURVE_PICTURES = 1000
+CURVE_SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+ADAPTIVE_SCALES = (0.5, 1.0, 1.5, 2.0)
+
+
+def evaluate_guard(
+    folder: Path,
+    images: str,
+    out: Path,
+    *,
+    files: Sequence[Path] = (),
+    crafting_images: str | None = None,
+    limit: int | None = None,
+    data_folder: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure the guard of `folder` and write the result files to `out`.
+
+    Args:
+        folder: what `fit` wrote.
+        images: test pictures, as the user named them.
+        out: folder for the result files; an interrupted evaluation goes on there.
+        files: perturbations made elsewhere, measured beside the held-out ones.
+        crafting_images: pictures of the adaptive attacker; None takes the training pictures.
+        limit: at most so many test pictures.
+        data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+        seed: of mixes, attacks and bootstrap.
+
+    Raises:
+        ArtifactError, TargetError, DataError: the guard, the target, or pictures and
+            perturbations cannot be used.
+    """
+    begin = time.monotonic()
+    guarded, record = load_guard(folder)
+    if data_folder is None and record.data_folder is not None:
+        data_folder = Path(record.data_folder)
+    test = _pictures(images, "test", record, limit, data_folder)
+    loaded = {str(path): load_perturbations(path, record.input.shape) for path in files}
+    request = _request(folder, record, images, test, files, crafting_images, seed)
+    if (out / METRICS).exists():
+        before: dict[str, Any] = read_json(out / METRICS)
+        if before.get("request") == request:
+            console.say(f"{out} holds this very evaluation already; nothing to do.")
+            return before
+    crafting = _pictures(crafting_images or record.images, "train", record, None, data_folder)
+    adaptive = _adaptive(guarded, record, crafting, out, request, seed)
+    metrics = _measure(guarded, record, test, load_bank(folder).unseen, loaded, adaptive, seed)
+    metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
+    metrics["request"] = request
+    write_examples(out, guarded, test, load_bank(folder).unseen, record.class_names)
+    write_json(out / METRICS, metrics)
+    return metrics
+
+
+def hardware() -> str:
+    """Processor model and count, as far as the system tells."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} CPUs"
+
+
+def _pictures(
+    spec: str, split: str, record: GuardRecord, limit: int | None, data_folder: Path | None
+) -> Pictures:
+    return load_pictures(
+        spec,
+        split="train" if split == "train" else "test",
+        size=record.input.shape,
+        resize=record.resize,
+        limit=limit,
+        class_count=len(record.class_names),
+        data_folder=data_folder,
+    )
+
+
+def _request(
+    folder: Path,
+    record: GuardRecord,
+    images: str,
+    test: Pictures,
+    files: Sequence[Path],
+    crafting_images: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """All that the result depends on."""
+    return {
+        "target": record.target_digest,
+        "rectifier": sha256_of(folder / layout.RECTIFIER),
+        "detector": sha256_of(folder / layout.DETECTOR),
+        "images": images,
+        "pictures": len(test),
+        "perturbations": {str(path): sha256_of(path) for path in files},
+        "crafting images": crafting_images,
+        "seed": seed,
+    }
+
+
+def _adaptive(
+    guarded: GuardedClassifier,
+    record: GuardRecord,
+    crafting: Pictures,
+    out: Path,
+    request: dict[str, Any],
+    seed: int,
+) -> dict[str, Tensor]:
+    """Adaptive perturbations by `surrogate@scale`; those of an interrupted run are kept."""
+    path = out / ADAPTIVE
+    found: dict[str, Tensor] = {}
+    if path.exists():
+        tensors, metadata = load_tensors(path)
+        found = tensors if metadata.get("request") == request else {}
+    wanted = [(name, 1.0) for name in SURROGATES]
+    wanted += [("rectifier", scale) for scale in ADAPTIVE_SCALES if scale != 1.0]
+    chosen = torch.randperm(len(crafting), generator=generator_for(seed, "adaptive pictures"))
+    pictures = Subset(crafting, chosen[:CRAFTING_PICTURES])
+    for number, (surrogate, scale) in enumerate(wanted):
+        key = f"{surrogate}@{scale:g}"
+        if key in found:
+            continue
+        with tracked(f"Adaptive attack {number + 1}/{len(wanted)}, {surrogate}") as track:
+            found[key] = adaptive_perturbation(
+                guarded,
+                surrogate,
+                pictures,
+                norm=record.norm,
+                epsilon=min(record.epsilon * scale, _largest(record)),
+                generator=generator_for(seed, "adaptive", number),
+                track=track,
+            )
+        save_tensors(path, found, {"request": request})
+    return found
+
+
+def _largest(record: GuardRecord) -> float:
+    return 1.0 if record.norm == "linf" else float(np.sqrt(np.prod(record.input.shape)))
+
+
+def _measure(
+    guarded: GuardedClassifier,
+    record: GuardRecord,
+    test: Pictures,
+    unseen: Tensor,
+    loaded: dict[str, Tensor],
+    adaptive: dict[str, Tensor],
+    seed: int,
+) -> dict[str, Any]:
+    clean = answers(guarded, test)
+    with tracked("Held-out perturbations") as track:
+        perturbed = []
+        for number, member in enumerate(unseen):
+            perturbed.append(answers(guarded, test, member))
+            track(number + 1, len(unseen))
+    informed = [
+        _adaptive_row(guarded, test, clean, name, adaptive[f"{name}@1"]) for name in SURROGATES
+    ]
+    worst = min(informed, key=lambda row: float(row["guarded_perturbed_accuracy"]["value"]))
+    everyone = np.ones(len(test), dtype=bool)
+    return {
+        **apart(clean, perturbed),
+        "adaptive_accuracy": worst["guarded_perturbed_accuracy"],
+        "protocol_a": protocol(clean, perturbed, chosen=everyone, seed=seed),
+        "protocol_b": protocol(clean, perturbed, chosen=clean.bare == clean.labels, seed=seed),
+        "adaptive": informed,
+        "held_out": [under(clean, [one]) for one in perturbed],
+        "elsewhere": [
+            {"file": name, "number": number, "linf": float(one.abs().max())}
+            | under(clean, [answers(guarded, test, one)])
+            for name, stack in loaded.items()
+            for number, one in enumerate(stack)
+        ],
+        "roc": roc_curve(clean.scores, np.concatenate([one.scores for one in perturbed])),
+        "fooling_against_epsilon": _curve(guarded, record, test, unseen, adaptive),
+        "threat_model": {
+            "norm": record.norm,
+            "epsilon": record.epsilon,
+            "universal": "one pattern for all pictures, added before they reach the guard",
+            "held_out": "the attacker knows the target, and neither rectifier nor detector",
+            "adaptive": "the attacker knows target, rectifier, detector and threshold, and "
+            "crafts through them on the training pictures; the worst of "
+            f"{', '.join(SURROGATES)} is reported",
+            "delivery": "pictures are clipped to [0, 1] and rounded to 8 bits",
+        },
+        "setting": {
+            "target": record.target,
+            "test_pictures": len(test),
+            "held_out_perturbations": len(unseen),
+            "calibrated_false_positive_rate": record.false_positive_rate,
+            "versions": versions(),
+        },
+    }
+
+
+def _adaptive_row(
+    guarded: GuardedClassifier, test: Pictures, clean: Answers, name: str, perturbation: Tensor
+) -> dict[str, Any]:
+    return {"surrogate": name} | under(clean, [answers(guarded, test, perturbation)])
+
+
+def _curve(
+    guarded: GuardedClassifier,
+    record: GuardRecord,
+    test: Pictures,
+    unseen: Tensor,
+    adaptive: dict[str, Tensor],
+) -> list[dict[str, Any]]:
+    """Fooling rates over epsilon: held-out perturbations scaled, adaptive ones crafted anew."""
+    positions = torch.arange(min(CURVE_PICTURES, len(test))) * len(test)
+    some = Subset(test, positions // min(CURVE_PICTURES, len(test)))
+    clean = answers(guarded, some)
+    rows = []
+    for scale in CURVE_SCALES:
+        epsilon = min(record.epsilon * scale, _largest(record))
+        scaled = unseen / norm_of(unseen, record.norm)[:, None, None, None] * epsilon
+        figures = under(clean, [answers(guarded, some, one) for one in scaled])
+        row: dict[str, Any] = {
+            "epsilon": epsilon,
+            "undefended": figures["undefended_fooling_rate"],
+            "guarded": figures["guarded_fooling_rate"],
+        }
+        key = f"rectifier@{scale:g}"
+        if key in adaptive:
+            informed = answers(guarded, some, adaptive[key])
+            changed = (informed.guarded != clean.bare).astype(np.float64)
+            row["adaptive"] = proportion(changed)
+        rows.append(row)
+    return rows

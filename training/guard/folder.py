@@ -1,0 +1,141 @@
+"""The guard folder: what `fit` writes and what `evaluate` and `export` read.
+
+```
+guard.json            the record: target, ball, bank, rectifier, detector, versions
+target.safetensors    the classifier's weights, so that the folder is enough to rebuild it
+bank.safetensors      real perturbations, those held out last
+synthetic.safetensors synthetic perturbations
+rectifier.safetensors
+detector.safetensors
+state/                of a fit that is under way; removed when it ends
+```
+"""
+
+from pathlib import Path
+from typing import Any, final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from prn_guard.contract import InputSpec
+from prn_guard.errors import ArtifactError
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.detector import Detector
+from prn_guard.nn.guarded import GuardedClassifier
+from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
+from training.attacks.norms import Norm
+from training.checkpoint import load_tensors, save_tensors
+from training.perturbations.bank import Bank
+from training.targets import restore_target
+
+RECORD = "guard.json"
+TARGET = "target.safetensors"
+BANK = "bank.safetensors"
+SYNTHETIC = "synthetic.safetensors"
+RECTIFIER = "rectifier.safetensors"
+DETECTOR = "detector.safetensors"
+STATE = "state"
+
+
+@final
+class GuardRecord(BaseModel):
+    """`guard.json`: everything of a fitted guard that is no tensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    record_version: int = 1
+    target: str
+    """As given: `path/to/file.py:factory` or a torchvision name."""
+    target_digest: str
+    input: InputSpec
+    class_names: tuple[str, ...]
+    images: str
+    """The training pictures, as given."""
+    resize: int | None
+    limit: int | None
+    data_folder: str | None
+    norm: Norm
+    epsilon: float
+    seed: int
+    bank: dict[str, Any]
+    synthetic: dict[str, Any]
+    rectifier: RectifierSpec
+    recipe: dict[str, float]
+    detector_pool: int
+    threshold: float
+    false_positive_rate: float
+    calibration_pictures: int
+    test_pictures: str
+    test: dict[str, float]
+    """Figures on the test pictures, reported only: nothing was chosen by them."""
+    versions: dict[str, str]
+    seconds: dict[str, float]
+
+
+def write_record(folder: Path, record: GuardRecord) -> None:
+    """Write `guard.json`; its presence says that the fit is complete."""
+    write_json(folder / RECORD, record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> GuardRecord:
+    """Read `guard.json`.
+
+    Raises:
+        ArtifactError: the folder holds no complete guard, or the record is damaged.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        raise ArtifactError(
+            f"{folder} holds no finished guard ({RECORD} is missing). Give the folder that "
+            "`python -m training fit --out` wrote; if the fit was interrupted, start it again."
+        )
+    try:
+        return GuardRecord.model_validate(read_json(path))
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path} does not follow the record of this version: {error.errors()[0]['msg']} at "
+            f"{error.errors()[0]['loc']}. Fit the guard anew."
+        ) from error
+
+
+def save_module(path: Path, module: nn.Module) -> None:
+    """Write a module's weights and buffers, whole or not at all."""
+    save_tensors(path, module.state_dict(), {})
+
+
+def load_module(path: Path, module: nn.Module) -> None:
+    """Give `module` the weights of a file that `save_module` wrote.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or belongs to another architecture.
+    """
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path} does not belong to the architecture that {RECORD} records: {error}"
+        ) from error
+
+
+def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
+    """Rebuild the guarded classifier of a finished guard folder, in evaluation mode.
+
+    Raises:
+        ArtifactError: the folder is incomplete or damaged.
+        TargetError: the target cannot be rebuilt as it was when the guard was fitted.
+    """
+    record = read_record(folder)
+    target = restore_target(record.target, record.input, folder / TARGET, record.target_digest)
+    rectifier = build_rectifier(record.rectifier)
+    load_module(folder / RECTIFIER, rectifier)
+    detector = Detector(record.input.height, record.input.width, pool=record.detector_pool)
+    load_module(folder / DETECTOR, detector)
+    guarded = GuardedClassifier(target, rectifier, detector)
+    guarded.requires_grad_(requires_grad=False)
+    return guarded.eval(), record
+
+
+def load_bank(folder: Path) -> Bank:
+    """The bank of real perturbations of a guard folder."""
+    return Bank.load(folder / BANK)

@@ -1,0 +1,127 @@
+"""What a fit is asked for, and the folder that belongs to that request alone."""
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+from prn_guard.errors import InvalidArgumentError
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.target import state_digest
+from training.attacks.norms import Norm, check_ball
+from training.datasets import Pictures
+from training.targets import LoadedTarget
+
+REQUEST = "request.json"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What a fit may be told beyond target, pictures and ball."""
+
+    architecture: Literal["paper", "compact"] = "compact"
+    members: int = 25
+    held_out: int = 5
+    synthetic: int = 230
+    epochs: float | None = None
+    """Of the rectifier's training; None takes the recipe's own."""
+    false_positive_rate: float = 0.01
+    seed: int = 0
+    resize: int | None = None
+    limit: int | None = None
+    data_folder: str | None = None
+    """The last three say how the pictures were loaded, so that evaluation loads them alike."""
+
+
+@final
+@dataclass(frozen=True)
+class NamedPictures:
+    """Pictures and how the user named them."""
+
+    spec: str
+    pictures: Pictures
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """One fit: a target, pictures, a ball, options.
+
+    Args:
+        loaded: the classifier to defend; its weights and buffers are not touched.
+        training: pictures to craft, train and calibrate on.
+        test: pictures for the figures in the record; nothing is chosen by them.
+        norm: of the ball of perturbations to defend against.
+        epsilon: its radius on [0, 1] pixels.
+        options: sizes, rates and seed.
+
+    Raises:
+        InvalidArgumentError: a ball or options that make no sense.
+    """
+
+    loaded: LoadedTarget
+    training: NamedPictures
+    test: NamedPictures
+    norm: Norm
+    epsilon: float
+    options: FitOptions = field(default_factory=FitOptions)
+
+    def __post_init__(self) -> None:
+        check_ball(self.norm, self.epsilon, self.training.pictures.shape)
+        if not 0 < self.options.false_positive_rate < 1:
+            raise InvalidArgumentError(
+                f"The false-positive rate is {self.options.false_positive_rate}; expected between "
+                "0 and 1."
+            )
+        if not 1 <= self.options.held_out < self.options.members:
+            raise InvalidArgumentError(
+                f"{self.options.held_out} of {self.options.members} perturbations are to be held "
+                "out; expected at least 1, and at least 1 left to train on."
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that the result depends on, as plain JSON values."""
+        return {
+            "target": self.loaded.spec,
+            "target weights": state_digest(self.loaded.target),
+            "images": self.training.spec,
+            "pictures": len(self.training.pictures),
+            "test images": self.test.spec,
+            "test pictures": len(self.test.pictures),
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            **asdict(self.options),
+        }
+
+    def claim(self, out: Path, *, restart: bool) -> None:
+        """Take the folder for this request: a new one, or its own from before.
+
+        Args:
+            out: the folder.
+            restart: throw away what an earlier fit, of whatever request, left there.
+
+        Raises:
+            InvalidArgumentError: the folder holds another fit, or other files.
+        """
+        path = out / REQUEST
+        if restart and path.exists():
+            shutil.rmtree(out)
+        if not path.exists():
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise InvalidArgumentError(
+                    f"{out} exists and holds no fit. Choose another --out, or empty it."
+                )
+            write_json(path, self.fingerprint())
+            return
+        before = read_json(path)
+        changed = [
+            f"{name} ({before.get(name)} there, {value} now)"
+            for name, value in self.fingerprint().items()
+            if before.get(name) != value
+        ]
+        if changed:
+            raise InvalidArgumentError(
+                f"{out} holds a fit with another {', '.join(changed)}. Choose another --out, or "
+                "give --restart to throw that one away."
+            )
