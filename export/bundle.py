@@ -10,7 +10,7 @@ import onnxruntime
 
 from export.guarded_graph import OPSET, bare_graph, guarded_graph
 from export.parity import measure_parity
-from prn_guard import __version__, console
+from prn_guard import console
 from prn_guard.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -23,6 +23,7 @@ from prn_guard.contract import (
 )
 from prn_guard.errors import InvalidArgumentError, StorageError
 from prn_guard.files import sha256_of, write_bytes
+from prn_guard.version import __version__
 from training.datasets import load_pictures
 from training.guard.folder import GuardRecord, load_bank, load_guard
 

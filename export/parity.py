@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.guarded_graph import ServedGuard
-from prn_guard.contract import IMAGE, LOGITS, OUTPUTS, Parity
+from prn_guard.contract import IMAGE, LOGITS, OUTPUTS, SCORE, Parity
 from prn_guard.errors import ArtifactError
 from prn_guard.nn.guarded import GuardedClassifier
 from training.datasets import Pictures
@@ -43,7 +43,17 @@ class Tally:
     def add(
         self, torch_side: dict[str, NDArray[Any]], graph: dict[str, NDArray[Any]], threshold: float
     ) -> None:
-        """Compare one batch of both sides' answers, arrays by output name."""
+        """Compare one batch of both sides' answers, arrays by output name.
+
+        Raises:
+            ArtifactError: an answer is not finite, so that nothing can be compared.
+        """
+        for name, side in (("torch modules", torch_side), ("operators of the graph", graph)):
+            if not all(np.isfinite(side[output]).all() for output in (LOGITS, SCORE)):
+                raise ArtifactError(
+                    f"The {name} answer a picture with logits or scores that are not finite. "
+                    "Nothing was exported. Check the target on the pictures of the parity check."
+                )
         score_gap = np.abs(torch_side["score"] - threshold)
         top = np.sort(torch_side["logits"], axis=1)
         close_score = score_gap < SCORE_MARGIN

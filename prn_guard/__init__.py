@@ -6,11 +6,12 @@ this package costs nothing.
 
 from typing import TYPE_CHECKING, Any
 
+from prn_guard.version import __version__
+
 if TYPE_CHECKING:
     from prn_guard.guard import Guard
     from prn_guard.verdict import Verdict
 
-__version__ = "0.1.0"
 __all__ = ["Guard", "Verdict", "__version__"]
 
 

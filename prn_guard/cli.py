@@ -3,13 +3,15 @@
 NumPy, pydantic and onnxruntime are imported inside the commands, so that `--help` is instant.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prn_guard import __version__, console
+from prn_guard import console
+from prn_guard.version import __version__
 
 if TYPE_CHECKING:
     from prn_guard.contract import Manifest
@@ -88,12 +90,13 @@ def predict(
     guard = Guard(folder, device=device)
     threshold = guard.manifest.detection.threshold
     results = list(_classify_files(guard, pictures, resize=resize))
+    common = os.path.commonpath([picture.absolute().parent for picture in pictures])
     console.print_table(
-        "Verdicts",
+        f"Verdicts on pictures in {os.path.relpath(common)}",
         ("file", "label", "probability", "score", "threshold", "flagged"),
         [
             (
-                result["file"],
+                os.path.relpath(result["file"], common),
                 f"{result['label']} {result['class_name']}",
                 f"{result['probability']:.4f}",
                 f"{result['score']:.4f}",
@@ -153,7 +156,7 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
         ("threshold", f"{detection.threshold:.6g}"),
         ("false-positive rate", f"{detection.target_false_positive_rate:.3%}"),
         ("calibration pictures", str(detection.calibration_pictures)),
-        ("trained against", f"{ball.norm}, epsilon {ball.epsilon * 255:.4g}/255"),
+        ("trained against", console.ball_text(ball.norm, ball.epsilon)),
         ("outputs", ", ".join(manifest.outputs)),
         ("opset", str(manifest.opset)),
         ("created by", manifest.created_by),

@@ -76,6 +76,12 @@ def parse_epsilon(text: str, *, norm: str = "linf") -> float:
     return value
 
 
+def ball_text(norm: str, epsilon: float) -> str:
+    """A ball of perturbations for people; linf also on the 0-255 scale, as papers print it."""
+    on_bytes = f" ({255 * epsilon:.4g}/255)" if norm == "linf" else ""
+    return f"{norm}, epsilon {epsilon:.4g}{on_bytes}"
+
+
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str | None = None
 ) -> None:

@@ -323,7 +323,7 @@ def _print_fit(record: "GuardRecord", out: Path) -> None:
     bank, test = record.bank, record.test
     rows = [
         ("target", record.target),
-        ("ball", f"{record.norm}, epsilon {record.epsilon * 255:.4g}/255"),
+        ("ball", console.ball_text(record.norm, record.epsilon)),
         (
             "bank",
             f"{bank['members']} accepted ({bank['held_out']} held out) of {bank['candidates']}; "

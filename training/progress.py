@@ -48,8 +48,12 @@ def _lines(title: str) -> Tracker:
         if now - last < SECONDS_BETWEEN_LINES and done < total:
             return
         last = now
-        pace = (now - begin) / max(done - first, 1)
-        left = f"about {pace * (total - done):.0f} s left" if done < total else "done"
+        if done >= total:
+            left = "done"
+        elif done == first:
+            left = "no telling how long"
+        else:
+            left = f"about {(now - begin) / (done - first) * (total - done):.0f} s left"
         sys.stderr.write(f"{title}: {done}/{total}, {left}{', ' if status else ''}{status}\n")
         sys.stderr.flush()
 

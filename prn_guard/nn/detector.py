@@ -5,7 +5,7 @@ because a kernel SVM would put hundreds of megabytes of support vectors into the
 threshold is calibrated for a stated false-positive rate instead of standing at the SVM's zero.
 """
 
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -65,4 +65,4 @@ class Detector(nn.Module):
     def forward(self, difference: Tensor) -> Tensor:
         """Scores `(B,)` of `difference = x - R(x)`; higher is more suspicious."""
         standard = (self.features(difference) - self.mean) / self.scale
-        return cast("Tensor", standard @ self.weight + self.bias)
+        return standard @ self.weight + self.bias

@@ -91,7 +91,8 @@ class CompactRectifier(nn.Module):
             residual = F.pixel_shuffle(residual, self.factor)
         if below or right:
             residual = residual[:, :, :height, :width]
-        return (images + residual).clamp(0.0, 1.0)
+        rectified: Tensor = images + residual
+        return rectified.clamp(0.0, 1.0)
 
 
 def default_spec(channels: Literal[1, 3], height: int, width: int) -> RectifierSpec:
@@ -110,7 +111,8 @@ def build_rectifier(spec: RectifierSpec, *, generator: torch.Generator | None = 
     """Build the rectifier that `spec` describes, its weights drawn from `generator`."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not `torch.manual_seed`: that seeds the generators of all CUDA devices too, for good.
+        torch.default_generator.manual_seed(seed)
         if spec.architecture == "paper":
             return PaperRectifier(spec.channels)
         return CompactRectifier(

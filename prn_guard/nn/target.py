@@ -69,10 +69,11 @@ def count_classes(target: Target) -> int:
     picture = torch.full((1, *target.spec.shape), 0.5, device=device)
     try:
         logits = target(picture)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a foreign network raises on a wrong size
         raise TargetError(
             f"The target fails on a picture of shape {target.spec.shape} (channels, height, "
-            f"width): {error}. State the size it was made for."
+            f"width): {type(error).__name__}: {error}. State the size it was made for by "
+            "--input-shape."
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

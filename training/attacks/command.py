@@ -10,7 +10,7 @@ from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.norms import Norm, check_ball, norm_of
 from training.attacks.registry import AttackJob, method
 from training.checkpoint import save_tensors
-from training.datasets import Pictures, Subset
+from training.datasets import Pictures, Subset, held_in_memory
 from training.progress import tracked
 from training.randomness import generator_for
 
@@ -44,7 +44,7 @@ def craft_and_measure(
     if len(pictures) < 2:
         raise DataError("An attack needs pictures to craft on and others to judge by; got one.")
     order = torch.randperm(len(pictures), generator=generator_for(seed, "attack split"))
-    crafting = Subset(pictures, order[: min(CRAFTING_PICTURES, len(order) // 2)])
+    crafting = held_in_memory(Subset(pictures, order[: min(CRAFTING_PICTURES, len(order) // 2)]))
     judging = Subset(pictures, order[len(crafting) :][:JUDGING_PICTURES])
     with tracked(f"Attacking by {method_name}") as track:
         perturbation = chosen.craft(

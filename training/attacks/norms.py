@@ -39,7 +39,7 @@ def project(perturbations: Tensor, norm: Norm, epsilon: float) -> Tensor:
     if norm == "linf":
         return perturbations.clamp(-epsilon, epsilon)
     length = norm_of(perturbations, "l2")[..., None, None, None]
-    return perturbations * (epsilon / length.clamp(min=epsilon))
+    return perturbations * (epsilon / length.clamp(min=1e-12)).clamp(max=1.0)
 
 
 def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:

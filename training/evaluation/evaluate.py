@@ -24,7 +24,7 @@ from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import norm_of
 from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures, Subset, load_pictures
+from training.datasets import Pictures, Subset, held_in_memory, load_pictures
 from training.evaluation.adaptive import SURROGATES, adaptive_perturbation
 from training.evaluation.examples import write_examples
 from training.evaluation.metrics import proportion, roc_curve
@@ -86,6 +86,7 @@ def evaluate_guard(
             return before
     crafting = _pictures(crafting_images or record.images, "train", record, None, data_folder)
     adaptive = _adaptive(guarded, record, crafting, out, request, seed)
+    test = held_in_memory(test)
     metrics = _measure(guarded, record, test, load_bank(folder).unseen, loaded, adaptive, seed)
     metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
     metrics["request"] = request
@@ -160,7 +161,7 @@ def _adaptive(
     wanted = [(name, 1.0) for name in SURROGATES]
     wanted += [("rectifier", scale) for scale in ADAPTIVE_SCALES if scale != 1.0]
     chosen = torch.randperm(len(crafting), generator=generator_for(seed, "adaptive pictures"))
-    pictures = Subset(crafting, chosen[:CRAFTING_PICTURES])
+    pictures = held_in_memory(Subset(crafting, chosen[:CRAFTING_PICTURES]))
     for number, (surrogate, scale) in enumerate(wanted):
         key = f"{surrogate}@{scale:g}"
         if key in found:

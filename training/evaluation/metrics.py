@@ -49,7 +49,10 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    # At a share of 0 or 1 an end lies on the share itself, and rounding could put it beyond.
+    return max(0.0, min(share, (centre - half) / scale)), min(
+        1.0, max(share, (centre + half) / scale)
+    )
 
 
 def ratio(
@@ -104,8 +107,8 @@ def roc_curve(clean_scores: Outcomes, perturbed_scores: Outcomes) -> dict[str, A
     clean, perturbed = np.sort(clean_scores), np.sort(perturbed_scores)
     thresholds = np.unique(np.concatenate([clean, perturbed]))
     thresholds = np.concatenate([[-np.inf], thresholds])
-    false_positive = 1 - np.searchsorted(clean, thresholds, side="right") / len(clean)
-    true_positive = 1 - np.searchsorted(perturbed, thresholds, side="right") / len(perturbed)
+    false_positive = _share_above(clean, thresholds)
+    true_positive = _share_above(perturbed, thresholds)
     below = np.searchsorted(clean, perturbed, side="left")
     ties = np.searchsorted(clean, perturbed, side="right") - below
     area = float(np.mean(below + 0.5 * ties) / len(clean))
@@ -119,3 +122,9 @@ def roc_curve(clean_scores: Outcomes, perturbed_scores: Outcomes) -> dict[str, A
             for rate in (0.01, 0.05)
         },
     }
+
+
+def _share_above(ordered: Outcomes, thresholds: Outcomes) -> Outcomes:
+    # Counted before it is divided: 1 - 99 / 100 is above 0.01 in floating point.
+    above = len(ordered) - np.searchsorted(ordered, thresholds, side="right")
+    return np.asarray(above / len(ordered))

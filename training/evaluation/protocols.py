@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_guard.errors import DataError
 from training.evaluation.metrics import Figure, prn_gain, proportion, relative_accuracy
 from training.evaluation.outcomes import Answers
 
@@ -45,10 +46,20 @@ def protocol(
     """The paper's four metrics on the pictures `chosen` `(N,)`.
 
     PRN-gain is taken on the perturbed half of the mix, the others on the whole mix.
+
+    Raises:
+        DataError: none of `chosen` fell into the perturbed half.
     """
     generator = np.random.default_rng(seed)
     count = len(chosen)
     is_perturbed = generator.random(count) < 0.5
+    half = is_perturbed[chosen]
+    if not half.any():
+        raise DataError(
+            f"{int(chosen.sum())} of {count} test pictures serve for a protocol (in B those that "
+            "the bare target gets right), and none of them is in its perturbed half. Give more "
+            "test pictures, or a target that fits them."
+        )
     which = generator.integers(len(perturbed), size=count)
 
     def mix(clean_values: NDArray[Any], perturbed_values: list[NDArray[Any]]) -> NDArray[Any]:
@@ -60,7 +71,6 @@ def protocol(
     bare = mix(clean.right(clean.bare), [a.right(a.bare) for a in perturbed])
     guarded = mix(clean.right(clean.guarded), [a.right(a.guarded) for a in perturbed])
     flagged = mix(clean.flagged, [a.flagged for a in perturbed])
-    half = is_perturbed[chosen]
     return {
         "pictures": int(chosen.sum()),
         "prn_gain": prn_gain(rectified[half], bare[half], seed=seed),

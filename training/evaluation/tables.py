@@ -34,22 +34,29 @@ def interval(figure: Mapping[str, Any]) -> str:
     return f"{100 * figure['low']:.2f} to {100 * figure['high']:.2f}"
 
 
-def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
-    """Rows `(figure, %, interval, n)`: first what the 50/50 mix hides, then the protocols."""
-    rows = [_row(text, metrics[key]) for key, text in APART]
-    rows += [
-        _row(f"{text}, protocol {name}", metrics[f"protocol_{name.lower()}"][key])
-        for name in ("A", "B")
-        for key, text in MIXED
-    ]
-    rows += [
+def groups_of(metrics: Mapping[str, Any]) -> list[tuple[str, list[Row]]]:
+    """Groups `(title, rows)` of rows `(figure, %, interval, n)`.
+
+    What the 50/50 mix hides comes first, then the protocols, then perturbations made elsewhere.
+    """
+    groups = [("Clean and perturbed apart", [_row(text, metrics[key]) for key, text in APART])]
+    for name in ("A", "B"):
+        measured = metrics[f"protocol_{name.lower()}"]
+        rows = [_row(f"{text}, protocol {name}", measured[key]) for key, text in MIXED]
+        groups.append((f"Protocol {name}: half clean, half perturbed", rows))
+    elsewhere = [
         _row(
             f"guarded, {one['file']} #{one['number']} (linf {one['linf'] * 255:.3g}/255)",
             one["guarded_perturbed_accuracy"],
         )
         for one in metrics["elsewhere"]
     ]
-    return rows
+    return groups + ([("Perturbations made elsewhere", elsewhere)] if elsewhere else [])
+
+
+def rows_of(metrics: Mapping[str, Any]) -> list[Row]:
+    """The rows of all groups of `groups_of`, in order."""
+    return [row for _, rows in groups_of(metrics) for row in rows]
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
@@ -59,7 +66,7 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         "Evaluation",
         ("figure", "%", "95 % interval", "n"),
         rows_of(metrics),
-        note=f"{threat['norm']}, epsilon {255 * threat['epsilon']:.4g}/255. Held-out: "
+        note=f"{console.ball_text(threat['norm'], threat['epsilon'])}. Held-out: "
         f"{threat['held_out']}. Adaptive: {threat['adaptive']}.",
     )
 

@@ -16,17 +16,18 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from prn_guard import __version__, console
+from prn_guard import console
 from prn_guard.errors import TargetError
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import state_digest
+from prn_guard.version import __version__
 from training.attacks.fooling import fooling_rate, predict
 from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures
+from training.datasets import Pictures, held_in_memory
 from training.guard import folder as layout
-from training.guard.fit_detector import DetectorFit, fit_detector
+from training.guard.fit_detector import DetectorFit, conformal_rank, fit_detector
 from training.guard.fit_rectifier import Recipe, default_recipe, fit_rectifier
 from training.guard.folder import GuardRecord, load_module, save_module
 from training.guard.request import FitRequest
@@ -61,6 +62,8 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
     digest = state_digest(target)
     save_target_state(target, out / layout.TARGET)
     splits = split_pictures(request.training.pictures, seed=options.seed)
+    # Asked here, because it is the last stage that would find too few.
+    conformal_rank(len(splits.calibration), options.false_positive_rate)
     spec = rectifier_spec(request)
     recipe = default_recipe(spec, epochs=options.epochs)
     clock = _Clock()
@@ -73,16 +76,18 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
     detector, detection = clock(
         "detector", lambda: _detector(request, rectifier, splits, perturbations, out)
     )
+    guarded = GuardedClassifier(target, rectifier, detector)
+    fooled, figures = clock("test", lambda: _test_figures(guarded, bank, request.test.pictures))
+    # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
     if state_digest(target) != digest:
         raise TargetError(
             "The target's weights or buffers changed while the guard was fitted; a module that "
             "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
         )
-    guarded = GuardedClassifier(target, rectifier, detector)
-    fooled, figures = clock("test", lambda: _test_figures(guarded, bank, request.test.pictures))
     record = GuardRecord(
         target=request.loaded.spec,
         target_digest=digest,
+        files=layout.digests(out),
         input=target.spec,
         class_names=request.training.pictures.class_names,
         images=request.training.spec,
@@ -150,8 +155,8 @@ def _bank(request: FitRequest, splits: Splits, out: Path) -> Bank:
     with tracked("Crafting perturbations") as track:
         bank = craft_bank(
             request.loaded.target,
-            splits.rectifier,
-            splits.judging,
+            held_in_memory(splits.rectifier),
+            held_in_memory(splits.judging),
             norm=request.norm,
             epsilon=request.epsilon,
             seed=options.seed,

@@ -85,7 +85,16 @@ def conformal_threshold(clean_scores: np.ndarray, false_positive_rate: float) ->
     Raises:
         DataError: n is too small for the rate.
     """
-    count = len(clean_scores)
+    rank = conformal_rank(len(clean_scores), false_positive_rate)
+    return float(np.sort(clean_scores)[rank - 1])
+
+
+def conformal_rank(count: int, false_positive_rate: float) -> int:
+    """Which of the sorted scores of `count` clean pictures is the threshold, counted from 1.
+
+    Raises:
+        DataError: `count` is too small for the rate.
+    """
     rank = math.ceil((count + 1) * (1 - false_positive_rate))
     if rank > count:
         fewest = math.ceil(1 / false_positive_rate) - 1
@@ -94,7 +103,7 @@ def conformal_threshold(clean_scores: np.ndarray, false_positive_rate: float) ->
             f"{false_positive_rate:g}: at least {fewest} are needed for calibration alone. Give "
             "more training pictures, or ask for a higher rate."
         )
-    return float(np.sort(clean_scores)[rank - 1])
+    return rank
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ state/                of a fit that is under way; removed when it ends
 from pathlib import Path
 from typing import Any, final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from prn_guard.contract import InputSpec
 from prn_guard.errors import ArtifactError
-from prn_guard.files import read_json, write_json
+from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
@@ -35,6 +35,8 @@ SYNTHETIC = "synthetic.safetensors"
 RECTIFIER = "rectifier.safetensors"
 DETECTOR = "detector.safetensors"
 STATE = "state"
+DIGESTED = (BANK, RECTIFIER, DETECTOR)
+"""Files whose digest stands in the record; the target has one of its own."""
 
 
 @final
@@ -47,6 +49,8 @@ class GuardRecord(BaseModel):
     target: str
     """As given: `path/to/file.py:factory` or a torchvision name."""
     target_digest: str
+    files: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each of `DIGESTED`: safetensors would not notice a changed weight."""
     input: InputSpec
     class_names: tuple[str, ...]
     images: str
@@ -126,6 +130,7 @@ def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
         TargetError: the target cannot be rebuilt as it was when the guard was fitted.
     """
     record = read_record(folder)
+    _check_files(folder, record)
     target = restore_target(record.target, record.input, folder / TARGET, record.target_digest)
     rectifier = build_rectifier(record.rectifier)
     load_module(folder / RECTIFIER, rectifier)
@@ -134,6 +139,23 @@ def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
     guarded = GuardedClassifier(target, rectifier, detector)
     guarded.requires_grad_(requires_grad=False)
     return guarded.eval(), record
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each of `DIGESTED`, for the record."""
+    return {name: sha256_of(folder / name) for name in DIGESTED}
+
+
+def _check_files(folder: Path, record: GuardRecord) -> None:
+    for name, expected in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing. Restore it, or fit the guard anew.")
+        if sha256_of(path) != expected:
+            raise ArtifactError(
+                f"{path} has changed since the guard was fitted: its sha256 is not the one that "
+                f"{RECORD} states. Restore the file, or fit the guard anew."
+            )
 
 
 def load_bank(folder: Path) -> Bank:

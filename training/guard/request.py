@@ -3,16 +3,29 @@
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import state_digest
 from training.attacks.norms import Norm, check_ball
 from training.datasets import Pictures
+from training.guard import folder as layout
 from training.targets import LoadedTarget
 
 REQUEST = "request.json"
+OURS: Final = frozenset(
+    {
+        REQUEST,
+        layout.RECORD,
+        layout.TARGET,
+        layout.BANK,
+        layout.SYNTHETIC,
+        layout.RECTIFIER,
+        layout.DETECTOR,
+        layout.STATE,
+    }
+)
 
 
 @final
@@ -106,6 +119,7 @@ class FitRequest:
         """
         path = out / REQUEST
         if restart and path.exists():
+            _refuse_foreign(out)
             shutil.rmtree(out)
         if not path.exists():
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -125,3 +139,17 @@ class FitRequest:
                 f"{out} holds a fit with another {', '.join(changed)}. Choose another --out, or "
                 "give --restart to throw that one away."
             )
+
+
+def _refuse_foreign(out: Path) -> None:
+    # Hidden names are the partial files of a fit that was killed.
+    foreign = sorted(
+        entry.name
+        for entry in out.iterdir()
+        if entry.name not in OURS and not entry.name.startswith(".")
+    )
+    if foreign:
+        raise InvalidArgumentError(
+            f"{out} holds more than a fit ({', '.join(foreign[:4])}), which --restart would delete "
+            "too. Move that away, or choose another --out."
+        )

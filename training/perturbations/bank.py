@@ -44,8 +44,13 @@ class BankCriteria:
     held_out: int = 5
     least_fooling: float = 0.8
     most_cosine: float = 0.15
-    most_candidates: int = 100
-    """The search ends after this many, however few were accepted."""
+    candidates_per_member: int = 6
+    """How long the search goes on, however few were accepted."""
+
+    @property
+    def most_candidates(self) -> int:
+        """The search ends after this many."""
+        return self.candidates_per_member * self.members
 
 
 @final
@@ -244,7 +249,8 @@ class _Search:
         missing = criteria.members - len(perturbations)
         relaxed = not self.open(criteria) and missing > 0
         if relaxed:
-            order = sorted(range(len(self.weaker)), key=lambda i: -self.weaker_rates[i])
+            fooling = [index for index, rate in enumerate(self.weaker_rates) if rate > 0]
+            order = sorted(fooling, key=lambda index: -self.weaker_rates[index])
             for index in order:
                 joined = torch.cat([perturbations, self.weaker[index][None]])
                 if len(perturbations) < criteria.members and (

@@ -87,7 +87,7 @@ def _check(array: Tensor, path: Path, shape: Shape) -> Tensor:
             f"{path} holds {array.dtype}; expected floating-point values for pixels in [0, 1]. "
             "Divide 0-255 values by 255."
         )
-    values = array.float()
+    values = array.detach().float()
     if not bool(torch.isfinite(values).all()):
         raise DataError(f"{path} holds values that are not finite. Make the perturbation anew.")
     largest = float(values.abs().max())
