@@ -1,17 +1,20 @@
-"""Tensors on disk: safetensors with JSON metadata, written whole; exact state of an optimiser."""
+"""Tensors on disk: safetensors with JSON metadata, written whole; exact state of a training."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from prn_guard.errors import ArtifactError
 from prn_guard.files import write_whole
+
+MODULE: Final = "module."
+OPTIMIZER: Final = "optimizer."
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -58,21 +61,42 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of `optimizer` as tensors named `optimizer.<parameter>.<moment>`."""
+def save_training(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, done: int
+) -> None:
+    """Write the exact state of a training after `done` of its steps, whole or not at all."""
+    weights = {f"{MODULE}{name}": value for name, value in module.state_dict().items()}
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{name}": value
-        for index, moments in state.items()
-        for name, value in moments.items()
+    moments = {
+        f"{OPTIMIZER}{index}.{name}": value
+        for index, named in state.items()
+        for name, value in named.items()
     }
+    save_tensors(path, {**weights, **moments}, {"done": done})
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give `optimizer` the state that `optimizer_tensors` took."""
+def resume_training(path: Path | None, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Go back to the state that `save_training` wrote; returns the steps done, 0 without a file.
+
+    Raises:
+        ArtifactError: the file is damaged or belongs to another architecture.
+    """
+    if path is None or not path.exists():
+        return 0
+    tensors, metadata = load_tensors(path)
     state: dict[int, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
-        owner, *place = key.split(".")
-        if owner == "optimizer":
-            state.setdefault(int(place[0]), {})[place[1]] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if key.startswith(MODULE):
+            weights[key.removeprefix(MODULE)] = value
+        else:
+            index, name = key.removeprefix(OPTIMIZER).split(".")
+            state.setdefault(int(index), {})[name] = value
+    try:
+        module.load_state_dict(weights)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return int(metadata["done"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{path} belongs to another training: {error}. Delete it to begin anew."
+        ) from error

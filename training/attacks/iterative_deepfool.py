@@ -4,9 +4,12 @@ Source: Moosavi-Dezfooli et al. 2017, "Universal adversarial perturbations", Alg
 printed as Algorithm 1 of the UAT paper, where the `if` has its sign wrong: the step is for
 pictures that are *not* fooled yet).
 
-Departure: pictures are taken in small chunks. Within a chunk the DeepFool steps start from the same
-perturbation and are added up before the projection, so that they are computed as one batch; the
-source recomputes after every picture. `chunk=1` is the source's algorithm to the letter.
+Departures: pictures are taken in small chunks. Within a chunk the DeepFool steps start from the
+same perturbation and are added up before the projection, so that they are computed as one batch;
+the source recomputes after every picture, and so does `chunk=1`. On LeNet and Fashion-MNIST (linf
+0.15, 1,000 crafting pictures) held-out fooling did not suffer: after 2 passes 0.540 in chunks of 1,
+0.537 of 16; after 10 passes 0.639 of 16, 0.649 of 64, 0.624 of 200. Perturbed pictures are kept in
+[0, 1] before a step is sought, as a deployed classifier receives them.
 """
 
 import torch
@@ -29,8 +32,8 @@ def iterative_deepfool_uap(
     generator: torch.Generator,
     start: Tensor | None = None,
     wished_fooling_rate: float = 0.8,
-    max_passes: int = 5,
-    chunk: int = 16,
+    max_passes: int = 10,
+    chunk: int = 64,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.

@@ -12,12 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.attacks.fooling import predict
-from training.checkpoint import (
-    load_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    save_tensors,
-)
+from training.checkpoint import resume_training, save_training
 from training.datasets import Pictures
 from training.demo.lenet import lenet
 from training.progress import tracked
@@ -54,7 +49,7 @@ def train_lenet(training: Pictures, test: Pictures, out: Path, *, seed: int) -> 
         weight_decay=WEIGHT_DECAY,
     )
     state = out.with_name(f"{out.stem}.state.safetensors")
-    first = _resume(state, target.classifier, optimizer)
+    first = resume_training(state, target.classifier, optimizer)
     with tracked("Training LeNet") as track:
         for epoch in range(first, EPOCHS):
             generator = generator_for(seed, "lenet", epoch)
@@ -73,8 +68,7 @@ def train_lenet(training: Pictures, test: Pictures, out: Path, *, seed: int) -> 
                 torch.nn.utils.clip_grad_norm_(target.classifier.parameters(), LARGEST_GRADIENT)
                 optimizer.step()
                 track(epoch * per_epoch + step + 1, EPOCHS * per_epoch, f"loss {loss:.3f}")
-            weights = {f"weights.{n}": v for n, v in target.classifier.state_dict().items()}
-            save_tensors(state, {**weights, **optimizer_tensors(optimizer)}, {"epoch": epoch + 1})
+            save_training(state, target.classifier, optimizer, done=epoch + 1)
     target.requires_grad_(requires_grad=False)
     save_target_state(target, out)
     state.unlink(missing_ok=True)
@@ -84,15 +78,3 @@ def train_lenet(training: Pictures, test: Pictures, out: Path, *, seed: int) -> 
 def _flip_half(images: Tensor, generator: torch.Generator) -> Tensor:
     flipped = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(3), images)
-
-
-def _resume(state: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    if not state.exists():
-        return 0
-    tensors, metadata = load_tensors(state)
-    prefix = "weights."
-    network.load_state_dict(
-        {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-    )
-    restore_optimizer(optimizer, tensors)
-    return int(metadata["epoch"])

@@ -11,8 +11,10 @@ whatever hurts the real one most is reported:
 """
 
 from collections.abc import Callable
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +22,11 @@ from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.fooling import Classifier
 from training.attacks.norms import Norm
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
+from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures
-from training.progress import Tracker
+from training.guard.folder import GuardRecord
+from training.progress import Tracker, tracked
+from training.randomness import generator_for
 
 GATE_WIDTH = 1.0
 """Scores this far from the threshold are e:1 decided; the SVM's own margin is 1."""
@@ -83,3 +88,62 @@ def adaptive_perturbation(
         generator=generator,
         on_step=track,
     )
+
+
+@final
+class InformedAttacker:
+    """Crafts adaptive perturbations, each once; those of an interrupted run are kept.
+
+    Args:
+        guarded: the guard under attack.
+        record: its record, for the ball.
+        pictures: what the attacker crafts on.
+        path: safetensors file of what was crafted so far, by `surrogate@scale`.
+        request: the evaluation that the file must belong to.
+        seed: of every random choice.
+    """
+
+    def __init__(
+        self,
+        guarded: GuardedClassifier,
+        record: GuardRecord,
+        pictures: Pictures,
+        *,
+        path: Path,
+        request: dict[str, Any],
+        seed: int,
+    ) -> None:
+        self._guarded = guarded
+        self._record = record
+        self._pictures = pictures
+        self._path = path
+        self._request = request
+        self._seed = seed
+        self._crafted: dict[str, Tensor] = {}
+        if path.exists():
+            tensors, metadata = load_tensors(path)
+            self._crafted = tensors if metadata.get("request") == request else {}
+
+    def perturbation(self, surrogate: str, *, scale: float = 1.0) -> Tensor:
+        """The perturbation `(C, H, W)` through `surrogate`, at `scale` times the epsilon."""
+        key = f"{surrogate}@{scale:g}"
+        if key not in self._crafted:
+            epsilon = scaled_epsilon(self._record, scale)
+            with tracked(f"Adaptive attack, {surrogate}, epsilon {epsilon:.3g}") as track:
+                self._crafted[key] = adaptive_perturbation(
+                    self._guarded,
+                    surrogate,
+                    self._pictures,
+                    norm=self._record.norm,
+                    epsilon=epsilon,
+                    generator=generator_for(self._seed, f"adaptive {key}"),
+                    track=track,
+                )
+            save_tensors(self._path, self._crafted, {"request": self._request})
+        return self._crafted[key]
+
+
+def scaled_epsilon(record: GuardRecord, scale: float) -> float:
+    """`scale` times the guard's epsilon, at most what black and white pictures differ by."""
+    largest = 1.0 if record.norm == "linf" else float(np.sqrt(np.prod(record.input.shape)))
+    return min(record.epsilon * scale, largest)

@@ -23,12 +23,11 @@ from prn_guard import console
 from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import norm_of
-from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, Subset, held_in_memory, load_pictures
-from training.evaluation.adaptive import SURROGATES, adaptive_perturbation
+from training.evaluation.adaptive import SURROGATES, InformedAttacker, scaled_epsilon
 from training.evaluation.examples import write_examples
 from training.evaluation.metrics import proportion, roc_curve
-from training.evaluation.outcomes import Answers, answers
+from training.evaluation.outcomes import answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.fit import versions
@@ -84,10 +83,16 @@ def evaluate_guard(
         if before.get("request") == request:
             console.say(f"{out} holds this very evaluation already; nothing to do.")
             return before
-    crafting = _pictures(crafting_images or record.images, "train", record, None, data_folder)
-    adaptive = _adaptive(guarded, record, crafting, out, request, seed)
+    attacker = InformedAttacker(
+        guarded,
+        record,
+        _crafting(crafting_images, record, data_folder, seed),
+        path=out / ADAPTIVE,
+        request=request,
+        seed=seed,
+    )
     test = held_in_memory(test)
-    metrics = _measure(guarded, record, test, load_bank(folder).unseen, loaded, adaptive, seed)
+    metrics = _measure(guarded, record, test, load_bank(folder).unseen, loaded, attacker, seed)
     metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
     metrics["request"] = request
     write_examples(out, guarded, test, load_bank(folder).unseen, record.class_names)
@@ -144,44 +149,13 @@ def _request(
     }
 
 
-def _adaptive(
-    guarded: GuardedClassifier,
-    record: GuardRecord,
-    crafting: Pictures,
-    out: Path,
-    request: dict[str, Any],
-    seed: int,
-) -> dict[str, Tensor]:
-    """Adaptive perturbations by `surrogate@scale`; those of an interrupted run are kept."""
-    path = out / ADAPTIVE
-    found: dict[str, Tensor] = {}
-    if path.exists():
-        tensors, metadata = load_tensors(path)
-        found = tensors if metadata.get("request") == request else {}
-    wanted = [(name, 1.0) for name in SURROGATES]
-    wanted += [("rectifier", scale) for scale in ADAPTIVE_SCALES if scale != 1.0]
-    chosen = torch.randperm(len(crafting), generator=generator_for(seed, "adaptive pictures"))
-    pictures = held_in_memory(Subset(crafting, chosen[:CRAFTING_PICTURES]))
-    for number, (surrogate, scale) in enumerate(wanted):
-        key = f"{surrogate}@{scale:g}"
-        if key in found:
-            continue
-        with tracked(f"Adaptive attack {number + 1}/{len(wanted)}, {surrogate}") as track:
-            found[key] = adaptive_perturbation(
-                guarded,
-                surrogate,
-                pictures,
-                norm=record.norm,
-                epsilon=min(record.epsilon * scale, _largest(record)),
-                generator=generator_for(seed, "adaptive", number),
-                track=track,
-            )
-        save_tensors(path, found, {"request": request})
-    return found
-
-
-def _largest(record: GuardRecord) -> float:
-    return 1.0 if record.norm == "linf" else float(np.sqrt(np.prod(record.input.shape)))
+def _crafting(
+    crafting_images: str | None, record: GuardRecord, data_folder: Path | None, seed: int
+) -> Pictures:
+    """The adaptive attacker's pictures: some of the guard's training pictures, or others named."""
+    pictures = _pictures(crafting_images or record.images, "train", record, None, data_folder)
+    order = torch.randperm(len(pictures), generator=generator_for(seed, "adaptive pictures"))
+    return held_in_memory(Subset(pictures, order[:CRAFTING_PICTURES]))
 
 
 def _measure(
@@ -190,7 +164,7 @@ def _measure(
     test: Pictures,
     unseen: Tensor,
     loaded: dict[str, Tensor],
-    adaptive: dict[str, Tensor],
+    attacker: InformedAttacker,
     seed: int,
 ) -> dict[str, Any]:
     clean = answers(guarded, test)
@@ -200,7 +174,8 @@ def _measure(
             perturbed.append(answers(guarded, test, member))
             track(number + 1, len(unseen))
     informed = [
-        _adaptive_row(guarded, test, clean, name, adaptive[f"{name}@1"]) for name in SURROGATES
+        {"surrogate": name} | under(clean, [answers(guarded, test, attacker.perturbation(name))])
+        for name in SURROGATES
     ]
     worst = min(informed, key=lambda row: float(row["guarded_perturbed_accuracy"]["value"]))
     everyone = np.ones(len(test), dtype=bool)
@@ -218,7 +193,9 @@ def _measure(
             for number, one in enumerate(stack)
         ],
         "roc": roc_curve(clean.scores, np.concatenate([one.scores for one in perturbed])),
-        "fooling_against_epsilon": _curve(guarded, record, test, unseen, adaptive),
+        "fooling_against_epsilon": _curve(
+            guarded, record, test, unseen, attacker, str(worst["surrogate"])
+        ),
         "threat_model": {
             "norm": record.norm,
             "epsilon": record.epsilon,
@@ -239,26 +216,24 @@ def _measure(
     }
 
 
-def _adaptive_row(
-    guarded: GuardedClassifier, test: Pictures, clean: Answers, name: str, perturbation: Tensor
-) -> dict[str, Any]:
-    return {"surrogate": name} | under(clean, [answers(guarded, test, perturbation)])
-
-
 def _curve(
     guarded: GuardedClassifier,
     record: GuardRecord,
     test: Pictures,
     unseen: Tensor,
-    adaptive: dict[str, Tensor],
+    attacker: InformedAttacker,
+    surrogate: str,
 ) -> list[dict[str, Any]]:
-    """Fooling rates over epsilon: held-out perturbations scaled, adaptive ones crafted anew."""
+    """Fooling rates over epsilon: held-out perturbations scaled, adaptive ones crafted anew.
+
+    The adaptive ones go through the surrogate that hurt the guard most at its own epsilon.
+    """
     positions = torch.arange(min(CURVE_PICTURES, len(test))) * len(test)
     some = Subset(test, positions // min(CURVE_PICTURES, len(test)))
     clean = answers(guarded, some)
     rows = []
     for scale in CURVE_SCALES:
-        epsilon = min(record.epsilon * scale, _largest(record))
+        epsilon = scaled_epsilon(record, scale)
         scaled = unseen / norm_of(unseen, record.norm)[:, None, None, None] * epsilon
         figures = under(clean, [answers(guarded, some, one) for one in scaled])
         row: dict[str, Any] = {
@@ -266,9 +241,8 @@ def _curve(
             "undefended": figures["undefended_fooling_rate"],
             "guarded": figures["guarded_fooling_rate"],
         }
-        key = f"rectifier@{scale:g}"
-        if key in adaptive:
-            informed = answers(guarded, some, adaptive[key])
+        if scale in ADAPTIVE_SCALES:
+            informed = answers(guarded, some, attacker.perturbation(surrogate, scale=scale))
             changed = (informed.guarded != clean.bare).astype(np.float64)
             row["adaptive"] = proportion(changed)
         rows.append(row)

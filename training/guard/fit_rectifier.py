@@ -23,12 +23,7 @@ from prn_guard.errors import DataError, InvalidArgumentError
 from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import Target
 from training.attacks.norms import perturb
-from training.checkpoint import (
-    load_tensors,
-    optimizer_tensors,
-    restore_optimizer,
-    save_tensors,
-)
+from training.checkpoint import resume_training, save_training
 from training.datasets import Pictures
 from training.randomness import generator_for
 
@@ -95,7 +90,7 @@ def fit_rectifier(
     )
     per_epoch = max(1, len(pictures) // recipe.batch_size)
     iterations = max(1, round(recipe.epochs * per_epoch))
-    begin = _resume(checkpoint, rectifier, optimizer)
+    begin = resume_training(checkpoint, rectifier, optimizer)
     rectifier.train()
     running = 0.0
     for iteration in range(begin, iterations):
@@ -122,7 +117,7 @@ def fit_rectifier(
         running = value if iteration == begin else 0.98 * running + 0.02 * value
         done = iteration + 1
         if checkpoint is not None and (done % recipe.checkpoint_every == 0 or done == iterations):
-            _save(checkpoint, done, rectifier, optimizer)
+            save_training(checkpoint, rectifier, optimizer, done=done)
         if on_iteration is not None:
             on_iteration(done, iterations, running)
     rectifier.eval()
@@ -158,22 +153,3 @@ def _loss(
         change = (rectified - images).abs().mean(dim=(1, 2, 3))
         loss = loss + pixel_weight * (change * ~is_perturbed).mean()
     return loss
-
-
-def _save(
-    path: Path, iteration: int, rectifier: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    weights = {f"rectifier.{name}": value for name, value in rectifier.state_dict().items()}
-    save_tensors(path, {**weights, **optimizer_tensors(optimizer)}, {"iteration": iteration})
-
-
-def _resume(path: Path | None, rectifier: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    if path is None or not path.exists():
-        return 0
-    tensors, metadata = load_tensors(path)
-    prefix = "rectifier."
-    rectifier.load_state_dict(
-        {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-    )
-    restore_optimizer(optimizer, tensors)
-    return int(metadata["iteration"])

@@ -35,8 +35,8 @@ SYNTHETIC = "synthetic.safetensors"
 RECTIFIER = "rectifier.safetensors"
 DETECTOR = "detector.safetensors"
 STATE = "state"
-DIGESTED = (BANK, RECTIFIER, DETECTOR)
-"""Files whose digest stands in the record; the target has one of its own."""
+DIGESTED = (TARGET, BANK, RECTIFIER, DETECTOR)
+"""Files whose digest stands in the record: those that evaluation and export read."""
 
 
 @final

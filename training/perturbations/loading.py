@@ -50,10 +50,12 @@ def _read(path: Path) -> Tensor:
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return _the_one(safetensors.torch.load_file(path), path)
+    # Opened here, because NumPy leaves the file open where it is damaged.
     if suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        with path.open("rb") as stream:
+            return torch.from_numpy(np.load(stream, allow_pickle=False))
     if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return _the_one({name: torch.from_numpy(archive[name]) for name in archive}, path)
     if suffix in {".pt", ".pth"}:
         loaded = torch.load(path, weights_only=True, map_location="cpu")

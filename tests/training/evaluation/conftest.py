@@ -1,0 +1,53 @@
+"""The tiny guard, loaded and evaluated once."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prn_guard.nn.guarded import GuardedClassifier
+from tests.training.small import NAMES, SHAPE
+from tests.training.tiny_guard import Workplace
+from training.attacks import stochastic_gradient
+from training.attacks.engine import Schedule
+from training.datasets import Pictures, load_pictures
+from training.evaluation.evaluate import evaluate_guard
+from training.guard.folder import load_guard
+
+
+def make_attacks_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stochastic_gradient, "Schedule", partial(Schedule, steps=12))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    out: Path
+    metrics: dict[str, Any]
+
+
+@pytest.fixture
+def guarded(guard_folder: Path) -> GuardedClassifier:
+    return load_guard(guard_folder)[0]
+
+
+@pytest.fixture(scope="session")
+def test_set(work: Workplace) -> Pictures:
+    return load_pictures(str(work.images), split="test", size=SHAPE, class_count=len(NAMES))
+
+
+@pytest.fixture
+def _short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_attacks_short(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def evaluation(
+    guard_folder: Path, work: Workplace, tmp_path_factory: pytest.TempPathFactory
+) -> Evaluation:
+    """An evaluation from beginning to end, not to be written to."""
+    out = tmp_path_factory.mktemp("evaluated") / "evaluation"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        make_attacks_short(monkeypatch)
+        return Evaluation(out, evaluate_guard(guard_folder, str(work.images), out))
