@@ -98,7 +98,7 @@ class InformedAttacker:
         guarded: the guard under attack.
         record: its record, for the ball.
         pictures: what the attacker crafts on.
-        path: safetensors file of what was crafted so far, by `surrogate@scale`.
+        path: safetensors file of what was crafted so far, by `surrogate@scale#start`.
         request: the evaluation that the file must belong to.
         seed: of every random choice.
     """
@@ -124,12 +124,17 @@ class InformedAttacker:
             tensors, metadata = load_tensors(path)
             self._crafted = tensors if metadata.get("request") == request else {}
 
-    def perturbation(self, surrogate: str, *, scale: float = 1.0) -> Tensor:
-        """The perturbation `(C, H, W)` through `surrogate`, at `scale` times the epsilon."""
-        key = f"{surrogate}@{scale:g}"
+    def perturbation(self, surrogate: str, start: int, *, scale: float = 1.0) -> Tensor:
+        """The perturbation `(C, H, W)` through `surrogate`, at `scale` times the epsilon.
+
+        `start` is the number of the random start; each gives another perturbation.
+        """
+        key = f"{surrogate}@{scale:g}#{start}"
         if key not in self._crafted:
             epsilon = scaled_epsilon(self._record, scale)
-            with tracked(f"Adaptive attack, {surrogate}, epsilon {epsilon:.3g}") as track:
+            with tracked(
+                f"Adaptive attack, {surrogate}, epsilon {epsilon:.3g}, start {start + 1}"
+            ) as track:
                 self._crafted[key] = adaptive_perturbation(
                     self._guarded,
                     surrogate,
