@@ -92,7 +92,7 @@ def _export(module: nn.Module, spec: InputSpec, outputs: tuple[str, ...]) -> byt
             )
     except Exception as error:  # the exporter raises what the target's code makes it raise
         raise TargetError(
-            f"The target cannot be exported to ONNX: {error}. It must be traceable by "
+            f"The target cannot be exported to ONNX: {_reason(error)} It must be traceable by "
             "`torch.export`: no branches on values, no operators without an ONNX form."
         ) from error
     if program is None:
@@ -103,6 +103,13 @@ def _export(module: nn.Module, spec: InputSpec, outputs: tuple[str, ...]) -> byt
     onnx.checker.check_model(model, full_check=True)
     serialised: bytes = model.SerializeToString()
     return serialised
+
+
+def _reason(error: BaseException) -> str:
+    # The exporter wraps the cause in pages of advice on how to write to its authors.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}."
 
 
 def _name_batch(model: onnx.ModelProto) -> None:

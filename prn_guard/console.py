@@ -59,7 +59,9 @@ def parse_epsilon(text: str, *, norm: str = "linf") -> float:
             `10/255`.
     """
     try:
-        value = float(Fraction(text.replace(" ", "")))
+        numerator, slash, denominator = text.replace(" ", "").partition("/")
+        # Apart, because `Fraction` reads 10/255 and 5.155, but not 5.155/255.
+        value = float(Fraction(numerator) / (int(denominator) if slash else 1))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise InvalidArgumentError(
             f"epsilon is {text!r}, which is no usable number. Write it on [0, 1] pixels, as 10/255 "

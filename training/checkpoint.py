@@ -86,13 +86,13 @@ def resume_training(path: Path | None, module: nn.Module, optimizer: torch.optim
     tensors, metadata = load_tensors(path)
     state: dict[int, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        if key.startswith(MODULE):
-            weights[key.removeprefix(MODULE)] = value
-        else:
-            index, name = key.removeprefix(OPTIMIZER).split(".")
-            state.setdefault(int(index), {})[name] = value
     try:
+        for key, value in tensors.items():
+            if key.startswith(MODULE):
+                weights[key.removeprefix(MODULE)] = value
+            else:
+                index, name = key.removeprefix(OPTIMIZER).split(".")
+                state.setdefault(int(index), {})[name] = value
         module.load_state_dict(weights)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         return int(metadata["done"])

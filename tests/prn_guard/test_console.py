@@ -9,7 +9,14 @@ from prn_guard.errors import DataError, InvalidArgumentError
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("10/255", 10 / 255), (" 10 / 255 ", 10 / 255), ("0.04", 0.04), ("1", 1.0), ("1e-3", 1e-3)],
+    [
+        ("10/255", 10 / 255),
+        (" 10 / 255 ", 10 / 255),
+        ("0.04", 0.04),
+        ("1", 1.0),
+        ("1e-3", 1e-3),
+        ("5.1/255", 0.02),
+    ],
 )
 def test_epsilon_is_read(text, value):
     assert console.parse_epsilon(text) == value
@@ -28,6 +35,8 @@ def test_epsilon_is_read(text, value):
         ("abc", "no usable number"),
         ("", "no usable number"),
         ("1/0", "no usable number"),
+        ("1/", "no usable number"),
+        ("1/2/3", "no usable number"),
     ],
 )
 def test_epsilon_outside_its_range_is_refused(text, said):

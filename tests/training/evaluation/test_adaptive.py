@@ -14,9 +14,16 @@ from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import BALL, SLOPE, SURROGATE, assert_close
 from training.attacks.norms import norm_of, perturb
 from training.datasets import Pictures
-from training.evaluation.adaptive import SURROGATES, adaptive_perturbation, soft_gate
+from training.evaluation import adaptive
+from training.evaluation.adaptive import (
+    SURROGATES,
+    InformedAttacker,
+    adaptive_perturbation,
+    scaled_epsilon,
+    soft_gate,
+)
 from training.evaluation.outcomes import answers
-from training.guard.folder import load_bank
+from training.guard.folder import load_bank, read_record
 
 Array = NDArray[np.float64]
 
@@ -100,7 +107,7 @@ def test_the_gradient_reaches_the_perturbation(
 
 
 def test_the_soft_gates_gradient_sees_the_detector(
-    guarded: GuardedClassifier, images: Tensor
+    guarded: GuardedClassifier, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaf = torch.zeros(images.shape[1:], requires_grad=True)
 
@@ -109,9 +116,8 @@ def test_the_soft_gates_gradient_sees_the_detector(
         return torch.autograd.grad(value, leaf)[0]
 
     with_detector = gradient()
-    guarded.detector.forward = lambda difference: type(guarded.detector).forward(
-        guarded.detector, difference.detach()
-    )
+    forward = guarded.detector.forward
+    monkeypatch.setattr(guarded.detector, "forward", lambda removed: forward(removed.detach()))
     assert float((gradient() - with_detector).norm()) > 0.01 * float(with_detector.norm())
 
 
@@ -141,3 +147,46 @@ def test_an_impossible_ball_is_refused(guarded: GuardedClassifier, test_set: Pic
         adaptive_perturbation(
             guarded, "rectifier", test_set, norm="linf", epsilon=1.5, generator=torch.Generator()
         )
+
+
+def test_scaled_bounds_end_where_pictures_do(guard_folder: Path) -> None:
+    record = read_record(guard_folder)
+    assert scaled_epsilon(record, 2.0) == 0.3
+    assert scaled_epsilon(record, 10.0) == 1.0
+    round_ball = record.model_copy(update={"norm": "l2", "epsilon": 3.0})
+    assert scaled_epsilon(round_ball, 2.0) == 6.0
+    assert scaled_epsilon(round_ball, 10.0) == 12.0  # the square root of 1 * 12 * 12
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_only_attacks_of_the_same_request_are_kept(
+    guarded: GuardedClassifier,
+    guard_folder: Path,
+    test_set: Pictures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    same: bool,
+) -> None:
+    crafted: list[float] = []
+
+    def craft(*_: object, epsilon: float, **__: object) -> Tensor:
+        crafted.append(epsilon)
+        return torch.full((1, 12, 12), epsilon)
+
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", craft)
+
+    def attacker(number: int) -> InformedAttacker:
+        record, path = read_record(guard_folder), tmp_path / "adaptive.safetensors"
+        return InformedAttacker(
+            guarded, record, test_set, path=path, request={"number": number}, seed=0
+        )
+
+    first = attacker(0)
+    first.perturbation("rectifier", 0)
+    assert torch.equal(first.perturbation("rectifier", 0), torch.full((1, 12, 12), 0.15))
+    first.perturbation("rectifier", 1)
+    first.perturbation("rectifier", 0, scale=2.0)
+    assert crafted == [0.15, 0.15, 0.3]
+    attacker(0 if same else 1).perturbation("rectifier", 1)
+    assert crafted == [0.15, 0.15, 0.3, *([] if same else [0.15])]

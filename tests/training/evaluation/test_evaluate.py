@@ -18,9 +18,10 @@ from tests.training.evaluation.conftest import Evaluation
 from tests.training.tiny_guard import EPSILON, TEST, Workplace
 from training.attacks.norms import norm_of
 from training.datasets import Pictures
+from training.evaluation import adaptive
 from training.evaluation import evaluate as module
 from training.evaluation.adaptive import SURROGATES
-from training.evaluation.evaluate import evaluate_guard
+from training.evaluation.evaluate import STARTS, evaluate_guard
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.outcomes import answers
 from training.evaluation.protocols import protocol
@@ -45,6 +46,11 @@ def _figures(value: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             yield from _figures(inner, f"{place}/{key}")
+
+
+def _worst(metrics: dict[str, Any]) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = metrics["adaptive"]
+    return min(rows, key=lambda row: float(row["guarded_perturbed_accuracy"]["value"]))
 
 
 def _without_time(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -110,10 +116,14 @@ def test_the_adaptive_figure_is_the_worst_of_all_surrogates(
     stored = load_file(evaluation.out / "adaptive.safetensors")
     values = []
     for row in rows:
-        perturbation = stored[f"{row['surrogate']}@1"]
-        assert_close(norm_of(perturbation, "linf"), EPSILON, BALL)
-        found = answers(guarded, test_set, perturbation)
-        values.append(float(np.mean(found.guarded == found.labels)))
+        starts = []
+        for start in range(STARTS):
+            perturbation = stored[f"{row['surrogate']}@1#{start}"]
+            assert_close(norm_of(perturbation, "linf"), EPSILON, BALL)
+            found = answers(guarded, test_set, perturbation)
+            starts.append(float(np.mean(found.guarded == found.labels)))
+        values.append(min(starts))
+        assert starts[row["start"]] == values[-1]
         assert_close(row["guarded_perturbed_accuracy"]["value"], values[-1], FIGURE)
     assert len(set(values)) > 1
     assert_close(evaluation.metrics["adaptive_accuracy"]["value"], min(values), FIGURE)
@@ -131,11 +141,12 @@ def test_fooling_against_epsilon(
         assert same[column] == evaluation.metrics[f"{column}_fooling_rate"]
         assert rows[0][column]["value"] < rows[-1][column]["value"]
     stored = load_file(evaluation.out / "adaptive.safetensors")
+    worst = _worst(evaluation.metrics)
     clean = answers(guarded, test_set)
     for scale, row in zip(scales, rows, strict=True):
         assert ("adaptive" in row) == (scale in {0.5, 1.0, 1.5, 2.0})
         if "adaptive" in row:
-            perturbation = stored[f"rectifier@{scale:g}"]
+            perturbation = stored[f"{worst['surrogate']}@{scale:g}#{worst['start']}"]
             assert_close(norm_of(perturbation, "linf"), scale * EPSILON, BALL)
             changed = np.mean(answers(guarded, test_set, perturbation).guarded != clean.bare)
             assert_close(row["adaptive"]["value"], changed, FIGURE)
@@ -156,7 +167,7 @@ def _forbidden(*_: object, **__: object) -> NoReturn:
 def test_the_same_evaluation_is_not_done_twice(
     again: Evaluation, guard_folder: Path, work: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "adaptive_perturbation", _forbidden)
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", _forbidden)
     monkeypatch.setattr(module, "answers", _forbidden)
     before = {path: path.stat().st_mtime_ns for path in again.out.rglob("*")}
     assert evaluate_guard(guard_folder, str(work.images), again.out) == again.metrics
@@ -171,23 +182,24 @@ def test_an_interrupted_evaluation_ends_with_the_same_figures(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    craft, crafted = module.adaptive_perturbation, []
+    craft = adaptive.adaptive_perturbation
+    crafted: list[str] = []
+    stop_at = 4
 
     def stopping(*arguments: Any, **options: Any) -> torch.Tensor:
-        if len(crafted) == 2:
+        if len(crafted) == stop_at:
             raise KeyboardInterrupt
         crafted.append(arguments[1])
         return craft(*arguments, **options)
 
-    monkeypatch.setattr(module, "adaptive_perturbation", stopping)
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluate_guard(guard_folder, str(work.images), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["adaptive.safetensors"]
-    monkeypatch.setattr(
-        module, "adaptive_perturbation", lambda *a, **o: crafted.append(a[1]) or craft(*a, **o)
-    )
+    stop_at = 99
     metrics = evaluate_guard(guard_folder, str(work.images), tmp_path)
-    assert crafted == [*SURROGATES, "rectifier", "rectifier", "rectifier"]
+    every = [name for name in SURROGATES for _ in range(STARTS)]
+    assert crafted == [*every, *[_worst(metrics)["surrogate"]] * 3]
     assert _without_time(metrics) == _without_time(evaluation.metrics)
     for name in ("adaptive.safetensors", "examples.safetensors"):
         one, other = load_file(tmp_path / name), load_file(evaluation.out / name)
@@ -210,7 +222,7 @@ def test_another_request_is_measured_anew(
         crafted.append(torch.rand(1, 12, 12, generator=generator) * EPSILON)
         return crafted[-1]
 
-    monkeypatch.setattr(module, "adaptive_perturbation", noise)
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", noise)
     np.save(tmp_path / "own.npy", np.full((1, 12, 12), 0.1))
     changes: dict[str, Any] = {
         "seed": 1,
@@ -219,7 +231,7 @@ def test_another_request_is_measured_anew(
         "crafting_images": str(work.images),
     }
     metrics = evaluate_guard(guard_folder, str(work.images), again.out, **{change: changes[change]})
-    assert len(crafted) == 6
+    assert len(crafted) == STARTS * len(SURROGATES) + 3
     assert metrics["request"] != again.metrics["request"]
     assert metrics == json.loads((again.out / "metrics.json").read_text())
     assert metrics["clean_accuracy"]["n"] == (30 if change == "limit" else TEST)
@@ -236,7 +248,7 @@ def test_perturbations_made_elsewhere_are_measured(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "adaptive_perturbation", lambda *_, **__: torch.zeros(1, 12, 12))
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", lambda *_, **__: torch.zeros(1, 12, 12))
     stack = load_bank(guard_folder).perturbations[:2]
     np.savez(tmp_path / "own.npz", perturbations=stack.numpy())
     rows = evaluate_guard(
@@ -253,7 +265,7 @@ def test_perturbations_made_elsewhere_are_measured(
 def test_a_wrong_perturbation_file_is_refused_before_anything_is_done(
     guard_folder: Path, work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "adaptive_perturbation", _forbidden)
+    monkeypatch.setattr(adaptive, "adaptive_perturbation", _forbidden)
     np.save(tmp_path / "own.npy", np.full((1, 12, 12), 10.0))
     with pytest.raises(DataError, match="Divide 0-255 values by 255"):
         evaluate_guard(

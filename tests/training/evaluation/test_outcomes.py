@@ -1,5 +1,7 @@
 """What is measured is what a server would receive, and what the modules themselves answer."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_clean_pictures_are_on_the_8_bit_grid_already(test_set: Pictures) -> Non
 def test_answers_are_those_of_the_modules(
     guarded: GuardedClassifier,
     test_set: Pictures,
-    guard_folder,
+    guard_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
     perturbed: bool,

@@ -1,0 +1,196 @@
+"""Graph and torch modules decide alike, and where they do not, nothing is exported."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.guarded_graph import guarded_graph
+from export.parity import LOGIT_MARGIN, SCORE_MARGIN, Tally, _refuse_disparity, measure_parity
+from prn_guard.errors import ArtifactError
+from prn_guard.nn.guarded import GuardedClassifier
+from tests.export.conftest import Artifact
+from tests.training.tiny_guard import TEST
+from training.datasets import Pictures, Subset
+from training.evaluation.outcomes import answers
+from training.guard.folder import load_bank
+
+Side = dict[str, NDArray[Any]]
+
+
+def test_the_graph_decides_as_the_modules_do(
+    artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
+) -> None:
+    unseen = load_bank(guard_folder).unseen
+    parity = measure_parity(artifact.graph, artifact.bare, guarded, test_set, unseen)
+    assert parity == artifact.manifest.parity
+    assert parity.pictures == 2 * TEST
+    assert (parity.label_mismatches, parity.flag_mismatches) == (0, 0)
+    assert parity.unflagged_bit_equal
+    assert 0 < parity.max_score_difference < SCORE_MARGIN / 10
+    assert parity.max_logit_difference < LOGIT_MARGIN / 10
+
+
+def test_a_threshold_on_a_pictures_own_score(
+    guarded: GuardedClassifier, test_set: Pictures, artifact: Artifact
+) -> None:
+    """The nearest that a picture can be: the float32 score itself, and one step to each side."""
+    scores = answers(guarded, test_set).scores
+    middle = float(np.sort(scores)[TEST // 2])
+    guarded.detector.threshold.fill_(middle)
+    graph = guarded_graph(guarded, guarded.target.spec)
+    still = torch.zeros(1, *test_set.shape)
+    parity = measure_parity(graph, artifact.bare, guarded, test_set, still)
+    near = int(np.sum(np.abs(scores - middle) < SCORE_MARGIN))
+    assert parity.inside_margin >= 2 * near >= 2
+    assert (parity.label_mismatches, parity.flag_mismatches) == (0, 0)
+    assert parity.unflagged_bit_equal
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("threshold", "flags differ"),
+        ("bias", "scores differ by up to 0.5"),
+        ("rectifier", "scores differ"),
+        ("target", "labels"),
+    ],
+)
+def test_the_graph_of_another_guard_is_refused(
+    artifact: Artifact,
+    guarded: GuardedClassifier,
+    test_set: Pictures,
+    guard_folder: Path,
+    change: str,
+    message: str,
+) -> None:
+    with torch.no_grad():
+        if change == "threshold":
+            guarded.detector.threshold -= 0.5
+        elif change == "bias":
+            guarded.detector.bias += 0.5
+            guarded.detector.threshold += 0.5
+        elif change == "rectifier":
+            guarded.rectifier.exit.bias += 0.01
+        else:
+            guarded.target.classifier[-1].bias += torch.tensor([5.0, 0.0, -5.0])
+    unseen = load_bank(guard_folder).unseen
+    with pytest.raises(ArtifactError, match=message) as refused:
+        measure_parity(artifact.graph, artifact.bare, guarded, test_set, unseen)
+    assert "Nothing was exported" in str(refused.value)
+
+
+def test_unflagged_logits_must_be_the_bare_targets(
+    artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
+) -> None:
+    # The guarded graph itself stands in for a bare target that rectifies some pictures.
+    guarded.detector.threshold.fill_(-100.0)
+    always = guarded_graph(guarded, guarded.target.spec)
+    guarded.detector.threshold.fill_(100.0)
+    never = guarded_graph(guarded, guarded.target.spec)
+    with pytest.raises(ArtifactError, match="not bit-equal to the bare target's"):
+        measure_parity(never, always, guarded, test_set, load_bank(guard_folder).unseen)
+
+
+def test_answers_that_are_not_finite_are_refused(
+    artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
+) -> None:
+    guarded.detector.weight.fill_(torch.nan)
+    graph = guarded_graph(guarded, guarded.target.spec)
+    some = Subset(test_set, torch.arange(4))
+    with pytest.raises(ArtifactError, match="not finite"):
+        measure_parity(graph, artifact.bare, guarded, some, load_bank(guard_folder).unseen)
+
+
+THRESHOLD = 0.5
+
+
+def _side(**changes: list[Any]) -> Side:
+    """Answers for four pictures over two classes: scores 0, 0.4, 0.6 and 1."""
+    columns: dict[str, Any] = {
+        "logits": [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]],
+        "label": [1, 0, 1, 0],
+        "score": [0.0, 0.4, 0.6, 1.0],
+        "flagged": [False, False, True, True],
+    }
+    return {name: np.array(value) for name, value in (columns | changes).items()}
+
+
+def _tally(torch_side: Side, graph: Side) -> Any:
+    tally = Tally()
+    tally.add(torch_side, graph, THRESHOLD)
+    return tally.result()
+
+
+def test_sides_that_agree() -> None:
+    parity = _tally(_side(), _side())
+    assert (parity.pictures, parity.inside_margin) == (4, 0)
+    assert (parity.max_logit_difference, parity.max_score_difference) == (0, 0)
+    _refuse_disparity(parity)
+
+
+def test_every_difference_outside_the_band_is_counted() -> None:
+    graph = _side(label=[0, 0, 1, 1], flagged=[False, True, True, False])
+    parity = _tally(_side(), graph)
+    assert (parity.label_mismatches, parity.flag_mismatches) == (2, 2)
+    with pytest.raises(ArtifactError, match="4 pictures: 2 labels and 2 flags differ"):
+        _refuse_disparity(parity)
+
+
+def test_inside_the_band_decisions_may_differ() -> None:
+    near = THRESHOLD + SCORE_MARGIN / 2
+    torch_side = _side(
+        score=[0.0, near, 0.6, 1.0],
+        flagged=[False, True, True, True],
+        logits=[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0 + LOGIT_MARGIN / 2]],
+        label=[1, 0, 1, 1],
+    )
+    # The second picture is not flagged, so other logits come out; the fourth is a close call.
+    graph = _side(
+        score=[0.0, near - SCORE_MARGIN * 0.9, 0.6, 1.0],
+        flagged=[False, False, True, True],
+        logits=[[0.0, 1.0], [0.0, 9.0], [0.0, 1.0], [1.0, 1.0]],
+        label=[1, 1, 1, 0],
+    )
+    parity = _tally(torch_side, graph)
+    assert (parity.label_mismatches, parity.flag_mismatches, parity.inside_margin) == (0, 0, 2)
+    assert parity.max_logit_difference < LOGIT_MARGIN
+    _refuse_disparity(parity)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": [0.0, 0.4, 0.6, 1.01]}, "scores differ by up to 0.01"),
+        (
+            {"logits": [[0.0, 1.0], [1.0, 0.0], [0.0, 1.5], [1.0, 0.0]]},
+            "logits differ by up to 0.5",
+        ),
+    ],
+)
+def test_large_differences_are_refused_even_if_all_decisions_agree(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        _refuse_disparity(_tally(_side(), _side(**changes)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("which", ["torch", "graph"])
+def test_a_score_that_is_no_number_is_refused(which: str, value: float) -> None:
+    broken = _side(score=[0.0, 0.4, 0.6, value])
+    sides = (broken, _side()) if which == "torch" else (_side(), broken)
+    with pytest.raises(ArtifactError, match="not finite"):
+        _tally(*sides)
+
+
+def test_bit_equality_alone_is_a_reason_to_refuse() -> None:
+    tally = Tally()
+    tally.add(_side(), _side(), THRESHOLD)
+    tally.bit_equal = False
+    parity = tally.result()
+    with pytest.raises(ArtifactError, match="not bit-equal"):
+        _refuse_disparity(parity)

@@ -1,0 +1,30 @@
+"""The detector's features by SciPy's own transform."""
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+FLOOR = 1e-3
+
+
+def coefficients(difference: ArrayLike) -> Array:
+    """DCT-II `(B, H, W)` of the luminance of `(B, C, H, W)`."""
+    pixels = np.asarray(difference, dtype=np.float64)
+    weights = np.array([1.0]) if pixels.shape[1] == 1 else np.array([0.299, 0.587, 0.114])
+    gray = np.tensordot(weights, pixels, axes=(0, 1))
+    transformed: Array = scipy.fft.dctn(gray, type=2, axes=(1, 2), norm="ortho")
+    return transformed
+
+
+def features(difference: ArrayLike, *, pool: int = 1) -> Array:
+    """Log magnitudes, averaged over whole cells of `pool` x `pool`, flat: `(B, features)`."""
+    plane = np.log(np.abs(coefficients(difference)) + FLOOR)
+    rows, columns = plane.shape[1] // pool, plane.shape[2] // pool
+    cells = [
+        plane[:, r * pool : (r + 1) * pool, c * pool : (c + 1) * pool].mean(axis=(1, 2))
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return np.stack(cells, axis=1)

@@ -1,0 +1,78 @@
+"""The tolerance table: how far a result may lie from its oracle, and why.
+
+Everything that is not listed here is compared for equality.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Tolerance(NamedTuple):
+    """Allowed: `|result - oracle| <= absolute + relative * |oracle|`."""
+
+    relative: float
+    absolute: float
+    reason: str
+
+
+ORTHONORMAL = Tolerance(
+    0.0, 1e-6, "the matrix is computed in float64 and stored in float32 (half an ulp, 3e-8, each)"
+)
+DCT_COEFFICIENT = Tolerance(
+    1e-5, 1e-5, "two float32 products of up to 64 terms of magnitude below 1, ulp 6e-8"
+)
+LOG_FEATURE = Tolerance(
+    1e-5, 2e-3, "the log magnifies a float32 coefficient error of 1e-6 by 1 / floor = 1,000"
+)
+SCORE = Tolerance(
+    1e-4, 5e-3, "a weighted sum of log features of LOG_FEATURE's error, weights of norm about 1"
+)
+CONVOLUTION = Tolerance(
+    1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
+)
+LOGIT = Tolerance(1e-5, 1e-5, "one float32 linear layer, in another order of summation")
+BALL = Tolerance(0.0, 1e-6, "a float32 division and product by a length: some ulps of at most 2")
+PROJECTION = Tolerance(2e-6, 1e-6, "float32 length of up to 48 values against float64")
+NEAREST_POINT = Tolerance(
+    0.0, 5e-5, "gap of up to 14 (a far point) times 2, of a float32 candidate: 28 * 2e-6"
+)
+LOSS = Tolerance(1e-5, 1e-5, "float32 log-sum-exp against float64")
+UPDATE = Tolerance(1e-4, 1e-6, "moments kept in float32 over ten steps against float64")
+SCHEDULE = Tolerance(1e-12, 0.0, "sum of 100 float64 step sizes, in another order")
+WORST_CASE = Tolerance(
+    0.0, 2e-3, "100 steps approach the best l2 direction geometrically; left of a random start"
+)
+DEEPFOOL_STEP = Tolerance(
+    1e-3, 1e-5, "float32 logit gap near the boundary, where two logits of about 1 cancel"
+)
+UNIVERSAL_STEP = Tolerance(
+    1e-3, 1e-4, "the sum of many DEEPFOOL_STEPs, batched or alone, in another order"
+)
+WALK = Tolerance(1e-5, 1e-6, "float32 sum of some hundred steps against float64")
+CONE_RESIDUAL = Tolerance(
+    0.0, 1e-5, "distance of a float32 walk of l2 norm about 1 from the float64 cone of its bank"
+)
+CLIPPED_NORM = Tolerance(1e-5, 1e-6, "a bisection that ends at neighbouring float32 scales")
+COSINE = Tolerance(1e-6, 1e-7, "float64 dot products of float32 values, in another order")
+FIGURE = Tolerance(1e-12, 1e-12, "float64 arithmetic on counts, in another order")
+BOOTSTRAP = Tolerance(
+    0.1, 0.0, "2.5 % quantiles of 1,000 resamples are good for 5 %; the delta method is first order"
+)
+CONFORMAL = Tolerance(
+    0.0, 4e-3, "mean of 4,000 simulated rates of standard deviation 0.042: six standard errors"
+)
+SURROGATE = Tolerance(1e-4, 1e-4, "float32 logits of a guard on blended pictures, against float64")
+SLOPE = Tolerance(1e-4, 1e-7, "central difference of 1e-5 in float64, away from kinks")
+
+
+def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:
+    """Assert that `result` lies within `tolerance` of `oracle`; if not, say the row's reason."""
+    np.testing.assert_allclose(
+        np.asarray(result, dtype=np.float64),
+        np.asarray(oracle, dtype=np.float64),
+        rtol=tolerance.relative,
+        atol=tolerance.absolute,
+        err_msg=f"beyond the tolerance for: {tolerance.reason}",
+    )

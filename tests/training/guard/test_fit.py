@@ -1,0 +1,272 @@
+"""`fit` from beginning to end, interrupted in every stage, and with targets that misbehave."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from torch import Tensor
+
+from prn_guard.errors import ArtifactError, DataError, StorageError, TargetError
+from prn_guard.nn.rectifier import RectifierSpec
+from prn_guard.nn.target import state_digest
+from tests.tolerances import BALL, FIGURE, assert_close
+from tests.training.small import everything, trained_target
+from tests.training.tiny_guard import EPSILON, SPEC, TEST, TRAINING, Workplace, make_fitting_quick
+from training.attacks import stochastic_gradient
+from training.attacks.engine import Schedule
+from training.checkpoint import load_tensors
+from training.guard import fit as module
+from training.guard.fit import fit, rectifier_spec
+from training.guard.fit_rectifier import Recipe
+from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
+from training.perturbations import bank
+from training.perturbations.bank import BankCriteria
+from training.targets import load_target
+
+FILES = ("target", "bank", "synthetic", "rectifier", "detector")
+
+
+def _make_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take any perturbation, and write checkpoints often."""
+    make_fitting_quick(monkeypatch)
+    anything = functools.partial(BankCriteria, least_fooling=0.0, most_cosine=1.0)
+    monkeypatch.setattr(module, "BankCriteria", anything)
+    monkeypatch.setattr(
+        stochastic_gradient, "Schedule", functools.partial(Schedule, steps=5, travel=20.0)
+    )
+    recipe = Recipe(epochs=4, learning_rate=0.003, decay=0.5, checkpoint_every=2)
+    monkeypatch.setattr(module, "default_recipe", lambda *_, **__: recipe)
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    _make_short(monkeypatch)
+
+
+def _tensors(folder: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    return {name: load_tensors(folder / f"{name}.safetensors") for name in FILES}
+
+
+def _assert_same_guard(one: Path, other: Path) -> None:
+    first, second = _tensors(one), _tensors(other)
+    for name in FILES:
+        assert first[name][1] == second[name][1], name
+        assert first[name][0].keys() == second[name][0].keys(), name
+        for key, value in first[name][0].items():
+            assert torch.equal(value, second[name][0][key]), (name, key)
+    records = [read_record(folder).model_copy(update={"seconds": {}}) for folder in (one, other)]
+    assert records[0] == records[1]
+
+
+def test_a_finished_fit_leaves_a_whole_folder(guard_folder: Path, work: Workplace) -> None:
+    names = {path.name for path in guard_folder.iterdir()}
+    assert names == {"guard.json", "request.json", *(f"{name}.safetensors" for name in FILES)}
+    guarded, record = load_guard(guard_folder)
+    assert state_digest(guarded.target) == state_digest(trained_target()) == record.target_digest
+    assert (record.target, record.images, record.seed) == (work.target, str(work.images), 5)
+    assert (record.norm, record.epsilon, record.rectifier) == ("linf", EPSILON, SPEC)
+    assert record.input == trained_target().spec
+    assert record.calibration_pictures == int(0.15 * TRAINING)
+    assert record.recipe["epochs"] == 40
+    stages = ["bank", "synthetic", "rectifier", "detector", "test"]
+    assert list(record.seconds) == stages
+    assert record.synthetic["count"] == 4
+    assert record.versions["torch"] == torch.__version__
+
+
+def test_the_figures_of_the_record_are_those_of_the_modules(
+    guard_folder: Path, work: Workplace
+) -> None:
+    guarded, record = load_guard(guard_folder)
+    test = work.request().test.pictures
+    images = everything(test)
+    with torch.no_grad():
+        clean, through = guarded.target(images).argmax(1), guarded(images).logits.argmax(1)
+        fooled = [
+            (guarded.target((images + one).clamp(0, 1)).argmax(1) != clean).double().mean()
+            for one in load_bank(guard_folder).perturbations
+        ]
+    assert_close(record.bank["test_fooling_rates"], fooled, FIGURE)
+    assert_close(record.test["least_fooling_rate"], min(fooled), FIGURE)
+    assert record.test["pictures"] == TEST
+    assert_close(record.test["clean_accuracy"], (clean == test.labels).double().mean(), FIGURE)
+    assert_close(
+        record.test["guarded_clean_accuracy"], (through == test.labels).double().mean(), FIGURE
+    )
+
+
+def test_the_bank_and_its_extension_stay_in_the_ball(guard_folder: Path) -> None:
+    tensors = _tensors(guard_folder)
+    for name in ("bank", "synthetic"):
+        perturbations = tensors[name][0]["perturbations"]
+        assert len(perturbations) == 4
+        assert_close(perturbations.abs().amax(dim=(1, 2, 3)), [EPSILON] * 4, BALL)
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_finished_fit_is_not_done_twice(
+    work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = work.request()
+    record = fit(request, tmp_path / "guard")
+    assert state_digest(request.loaded.target) == record.target_digest
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "craft_bank", _stop)
+        assert fit(work.request(), tmp_path / "guard") == record
+        after = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
+        assert after == before
+        with pytest.raises(KeyboardInterrupt):
+            fit(work.request(), tmp_path / "guard", restart=True)
+    assert not (tmp_path / "guard" / "guard.json").exists()
+
+
+@pytest.mark.usefixtures("_short")
+def test_another_seed_gives_another_guard(work: Workplace, tmp_path: Path) -> None:
+    records = [fit(work.request(seed=seed), tmp_path / str(seed)) for seed in (0, 1)]
+    one, other = (_tensors(tmp_path / name) for name in "01")
+    assert records[0].threshold != records[1].threshold
+    for name in FILES[1:]:
+        assert any(not torch.equal(one[name][0][key], other[name][0][key]) for key in one[name][0])
+
+
+def _stop(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stopping_tracker(title: str, after: int) -> Callable[[str], Any]:
+    """`tracked` whose tracker for `title` is stopped by the user at call number `after`."""
+
+    @contextmanager
+    def tracked(given: str) -> Iterator[Callable[..., None]]:
+        calls = iter(range(1, 1000))
+
+        def track(*_: object) -> None:
+            if next(calls) == after and given == title:
+                raise KeyboardInterrupt
+
+        yield track
+
+    return tracked
+
+
+STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "bank, first candidate": lambda patch: patch.setattr(bank, "fooling_rate", _stop),
+    "bank, third candidate": lambda patch: patch.setattr(
+        module, "tracked", _stopping_tracker("Crafting perturbations", 3)
+    ),
+    "synthetic": lambda patch: patch.setattr(module, "synthesise", _stop),
+    "rectifier, iteration 1": lambda patch: patch.setattr(
+        module, "tracked", _stopping_tracker("Training the rectifier", 1)
+    ),
+    "rectifier, iteration 5": lambda patch: patch.setattr(
+        module, "tracked", _stopping_tracker("Training the rectifier", 5)
+    ),
+    "rectifier, saving": lambda patch: patch.setattr(module, "save_module", _stop),
+    "detector": lambda patch: patch.setattr(module, "fit_detector", _stop),
+    "test": lambda patch: patch.setattr(module, "_test_figures", _stop),
+    "record": lambda patch: patch.setattr(module.layout, "write_record", _stop),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "guard"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _make_short(monkeypatch)
+        fit(work.request(), folder)
+    return folder
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_an_interrupted_fit_ends_with_the_same_guard(
+    work: Workplace, uninterrupted: Path, tmp_path: Path, stage: str
+) -> None:
+    out = tmp_path / "guard"
+    with pytest.MonkeyPatch.context() as patch:
+        STAGES[stage](patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(work.request(), out)
+    assert not (out / "guard.json").exists()
+    with pytest.raises(ArtifactError, match="holds no finished guard"):
+        load_guard(out)
+    fit(work.request(), out)
+    assert not (out / "state").exists()
+    _assert_same_guard(out, uninterrupted)
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_full_disk_leaves_nothing_half_written_and_the_fit_goes_on(
+    work: Workplace, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "guard"
+    with monkeypatch.context() as patched:
+        patched.setattr("training.checkpoint.save_file", full)
+        with pytest.raises(StorageError, match="No space left"):
+            fit(work.request(), out)
+    assert {path.name for path in out.rglob("*")} <= {"request.json", "target.safetensors", "state"}
+    fit(work.request(), out)
+    _assert_same_guard(out, uninterrupted)
+
+
+COUNTING = """
+
+class Counting(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images):
+        self.seen += len(images)
+        return self.network(images)
+
+
+def counting():
+    target = build()
+    torch.manual_seed(0)
+    return Target(Counting(build().classifier), target.spec)
+"""
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_target_that_changes_in_evaluation_mode_is_refused_even_after_a_restart(
+    work: Workplace, tmp_path: Path
+) -> None:
+    file = tmp_path / "counting.py"
+    file.write_text("import torch\n" + work.factory.read_text() + COUNTING)
+    for _ in range(2):  # the second time every stage but the last is done already
+        loaded = load_target(f"{file}:counting")
+        request = dataclasses.replace(work.request(), loaded=loaded)
+        with pytest.raises(TargetError, match="changed while the guard was fitted"):
+            fit(request, tmp_path / "guard")
+        assert not (tmp_path / "guard" / "guard.json").exists()
+
+
+def test_too_few_calibration_pictures_are_noticed_before_the_work(
+    work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "craft_bank", _stop)
+    with pytest.raises(DataError, match=r"36 clean pictures are too few .* at least 99"):
+        fit(work.request(false_positive_rate=0.01), tmp_path / "guard")
+
+
+def test_the_rectifier_follows_the_request(work: Workplace) -> None:
+    assert rectifier_spec(work.request(architecture="paper")).architecture == "paper"
+    compact = rectifier_spec(work.request())
+    assert compact == RectifierSpec(channels=1, factor=1, width=16, blocks=4)
+
+
+def test_the_record_is_plain_json(guard_folder: Path) -> None:
+    text = json.loads((guard_folder / "guard.json").read_text())
+    assert GuardRecord.model_validate(text) == read_record(guard_folder)

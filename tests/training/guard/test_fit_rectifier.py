@@ -1,0 +1,281 @@
+"""Training leaves the target alone, can be interrupted anywhere, and follows equation 2."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from prn_guard.errors import DataError, InvalidArgumentError
+from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
+from prn_guard.nn.target import state_digest
+from tests.reference import losses
+from tests.tolerances import LOSS, SCHEDULE, assert_close
+from tests.training.small import SHAPE, everything, pictures, trained_target
+from training.attacks.fooling import fooling_rate, predict
+from training.attacks.stochastic_gradient import stochastic_gradient_uap
+from training.datasets import ArrayPictures, Pictures
+from training.guard.fit_rectifier import (
+    OnIteration,
+    Recipe,
+    default_recipe,
+    fit_rectifier,
+    perturb_half,
+)
+
+SPEC = RectifierSpec(channels=1, width=6, blocks=1)
+RECIPE = Recipe(
+    epochs=3, learning_rate=0.01, decay=0.5, batch_size=16, pixel_weight=0.3, checkpoint_every=3
+)
+
+
+class _InterruptedError(Exception):
+    pass
+
+
+def _rectifier(*, seed: int = 0) -> nn.Module:
+    return build_rectifier(SPEC, generator=torch.Generator().manual_seed(seed))
+
+
+def _perturbations() -> Tensor:
+    return torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1)).sign() * 0.1
+
+
+def _fit(
+    rectifier: nn.Module,
+    *,
+    known: Pictures | None = None,
+    perturbations: Tensor | None = None,
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_iteration: OnIteration | None = None,
+) -> None:
+    fit_rectifier(
+        rectifier,
+        trained_target(),
+        pictures(64, seed=5) if known is None else known,
+        _perturbations() if perturbations is None else perturbations,
+        recipe=recipe,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_iteration=on_iteration,
+    )
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    return state_digest(one) == state_digest(other)
+
+
+def test_the_targets_weights_and_batch_statistics_are_bit_identical_after_training() -> None:
+    target, rectifier = trained_target(), _rectifier()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    digest, start = state_digest(target), state_digest(rectifier)
+    target.train()
+    _fit(rectifier)
+    assert state_digest(rectifier) != start
+    assert state_digest(target) == digest
+    assert any("running_var" in name for name in before)
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(value.requires_grad or value.grad is not None for value in target.parameters())
+    assert not any(module.training for module in (*target.modules(), *rectifier.modules()))
+
+
+@pytest.mark.parametrize("stop_after", [3, 5, 11])
+def test_interrupted_training_ends_with_bit_identical_weights(
+    tmp_path: Path, stop_after: int
+) -> None:
+    def interrupt(done: int, _: int, __: float) -> None:
+        if done == stop_after:
+            raise _InterruptedError
+
+    straight, stopped, resumed = _rectifier(), _rectifier(), _rectifier(seed=9)
+    _fit(straight)
+    path, seen = tmp_path / "rectifier.safetensors", []
+    with pytest.raises(_InterruptedError):
+        _fit(stopped, checkpoint=path, on_iteration=interrupt)
+    _fit(resumed, checkpoint=path, on_iteration=lambda done, total, _: seen.append((done, total)))
+    first = stop_after // 3 * 3 + 1
+    assert seen == [(done, 12) for done in range(first, 13)]
+    assert _same(resumed, straight)
+    assert not _same(stopped, straight)
+
+
+def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    path, told = tmp_path / "rectifier.safetensors", []
+    first, second = _rectifier(), _rectifier(seed=9)
+    _fit(first, checkpoint=path)
+    _fit(second, checkpoint=path, on_iteration=lambda done, _, __: told.append(done))
+    assert told == []
+    assert _same(first, second)
+    assert not second.training
+
+
+def test_a_seed_repeats_bit_by_bit_and_another_does_not() -> None:
+    fitted = [_rectifier() for _ in range(3)]
+    for rectifier, seed in zip(fitted, (1, 1, 2), strict=True):
+        _fit(rectifier, seed=seed)
+    assert _same(fitted[0], fitted[1])
+    assert not _same(fitted[0], fitted[2])
+
+
+def _mislabelled() -> tuple[ArrayPictures, ArrayPictures]:
+    """The same pictures with the right labels and with others throughout."""
+    known = pictures(64, seed=5)
+    images = (everything(known) * 255).round().to(torch.uint8)
+    return known, ArrayPictures(images, (known.labels + 1) % 3, known.class_names)
+
+
+def test_the_loss_is_against_the_targets_own_clean_labels() -> None:
+    """At first the rectifier is the identity, so that the first loss can be computed by hand."""
+    recipe = Recipe(epochs=1, learning_rate=1e-4, decay=1.0, batch_size=64)
+    known, mislabelled = _mislabelled()
+    told: list[float] = []
+    fitted = []
+    for given in (known, mislabelled):
+        fitted.append(_rectifier())
+        _fit(
+            fitted[-1],
+            known=given,
+            perturbations=torch.zeros(1, *SHAPE),
+            recipe=recipe,
+            on_iteration=lambda _, __, loss: told.append(loss),
+        )
+    with torch.no_grad():
+        logits = trained_target()(everything(known)).double().numpy()
+    oracle = losses.cross_entropy(logits, logits.argmax(axis=1)).mean()
+    against_truth = losses.cross_entropy(logits, mislabelled.labels).mean()
+    assert_close(told, [oracle, oracle], LOSS)
+    assert against_truth > oracle + 1
+    assert _same(fitted[0], fitted[1])
+
+
+def test_the_pixel_term_charges_changes_of_clean_pictures_only() -> None:
+    class _Darker(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.amount = nn.Parameter(torch.tensor(0.05))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images - self.amount
+
+    known, told = pictures(64, seed=5), []
+    perturbations = torch.full((1, *SHAPE), 0.2)
+    for weight in (0.0, 10.0):
+        recipe = Recipe(epochs=1, learning_rate=1e-4, decay=1.0, batch_size=64, pixel_weight=weight)
+        _fit(
+            _Darker(),
+            known=known,
+            perturbations=perturbations,
+            recipe=recipe,
+            on_iteration=lambda _, __, loss: told.append(loss),
+        )
+    # Of 64 pictures some are clean, each changed by 0.05 in every pixel; the others cost nothing.
+    clean = (told[1] - told[0]) / 10 / 0.05 * 64
+    assert clean == pytest.approx(round(clean), abs=1e-2)
+    assert 16 <= round(clean) <= 48  # four standard errors around one half of 64
+
+
+def test_half_of_the_pictures_are_perturbed_each_by_a_random_member() -> None:
+    images = everything(pictures(1600, seed=6))
+    perturbations = _perturbations()
+    seen, is_perturbed = perturb_half(images, perturbations, torch.Generator().manual_seed(3))
+    share = float(is_perturbed.double().mean())
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(1600)
+    assert torch.equal(seen[~is_perturbed], images[~is_perturbed])
+    under = torch.stack([(images + one).clamp(0, 1) for one in perturbations], dim=1)
+    matches = (under == seen[:, None]).flatten(2).all(dim=2)
+    assert torch.equal(matches.sum(dim=1), is_perturbed.long())
+    counts = matches.sum(dim=0).double() / int(is_perturbed.sum())
+    assert float((counts - 0.25).abs().max()) < 4 * np.sqrt(0.25 * 0.75 / 700)
+
+
+def test_the_rectifier_learns_to_take_a_perturbation_off_again() -> None:
+    target, known, unseen = trained_target(), pictures(300, seed=5), pictures(200, seed=8)
+    uap = stochastic_gradient_uap(
+        target, known, norm="linf", epsilon=0.15, generator=torch.Generator().manual_seed(0)
+    )
+    rectifier = _rectifier()
+    recipe = Recipe(epochs=8, learning_rate=0.01, decay=0.5, batch_size=32)
+    _fit(rectifier, known=known, perturbations=uap[None], recipe=recipe)
+
+    def guarded(images: Tensor) -> Tensor:
+        answer: Tensor = target(rectifier(images))
+        return answer
+
+    clean = predict(target, unseen)
+    assert fooling_rate(clean, predict(target, unseen, uap)) > 0.5
+    assert fooling_rate(clean, predict(guarded, unseen, uap)) < 0.15
+    assert fooling_rate(clean, predict(guarded, unseen)) < 0.15
+
+
+class _Recorder:
+    """Pictures that remember which of them were asked for, and whether crops were drawn."""
+
+    def __init__(self, known: Pictures) -> None:
+        self._known = known
+        self.shape, self.labels, self.class_names = known.shape, known.labels, known.class_names
+        self.asked: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def batch(self, indices: Tensor, *, crops: torch.Generator | None = None) -> Tensor:
+        assert crops is not None, "training must draw where larger pictures are cut"
+        self.asked.append(indices.tolist())
+        return self._known.batch(indices, crops=crops)
+
+
+def test_an_epoch_visits_every_picture_once_in_an_order_of_its_own() -> None:
+    recorder = _Recorder(pictures(64, seed=5))
+    _fit(_rectifier(), known=recorder)
+    epochs = [sum(recorder.asked[start : start + 4], []) for start in (0, 4, 8)]  # noqa: RUF017
+    assert [sorted(epoch) for epoch in epochs] == [list(range(64))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.fixture
+def steps() -> Iterator[list[tuple[float, tuple[float, float]]]]:
+    """Rate and betas of every optimiser step that is taken."""
+    seen: list[tuple[float, tuple[float, float]]] = []
+
+    def watch(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        assert isinstance(optimizer, torch.optim.Adam)
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+
+    handle: RemovableHandle = register_optimizer_step_pre_hook(watch)
+    yield seen
+    handle.remove()
+
+
+def test_the_rate_falls_by_the_decay_each_1000_iterations(
+    steps: list[tuple[float, tuple[float, float]]],
+) -> None:
+    """A decay of 2^-1000 per 1,000 iterations halves the rate in each."""
+    recipe = Recipe(epochs=1, learning_rate=0.01, decay=0.5**1000, batch_size=16)
+    _fit(_rectifier(), recipe=recipe)
+    assert_close([rate for rate, _ in steps], [0.01 * 0.5**k for k in range(4)], SCHEDULE)
+    assert {betas for _, betas in steps} == {(0.9, 0.999)}
+
+
+def test_the_papers_recipe_goes_with_its_architecture() -> None:
+    paper = default_recipe(RectifierSpec(architecture="paper", channels=3))
+    assert (paper.epochs, paper.learning_rate, paper.decay, paper.batch_size) == (5, 0.01, 0.9, 64)
+    assert default_recipe(SPEC, epochs=0.5).epochs == 0.5
+    for epochs in (0.0, -1.0, float("nan")):
+        with pytest.raises(InvalidArgumentError, match="expected above 0"):
+            default_recipe(SPEC, epochs=epochs)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_kept(tmp_path: Path) -> None:
+    path, rectifier = tmp_path / "rectifier.safetensors", _rectifier()
+    with torch.no_grad():
+        next(rectifier.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="loss is nan at iteration 1"):
+        _fit(rectifier, checkpoint=path)
+    assert not path.exists()
