@@ -144,7 +144,7 @@ def _load(graph: bytes, providers: list[Any], place: Path) -> "InferenceSession"
 def _load_on_cuda(graph: bytes, place: Path) -> "InferenceSession":
     import onnxruntime
 
-    advice = "Install onnxruntime-gpu[cuda,cudnn] and an NVIDIA driver, or pass device cpu."
+    advice = "Install prn-guard[serving] and an NVIDIA driver, or pass device cpu."
     # Presence here proves nothing, absence does: the installed build has no CUDA at all.
     if _CUDA not in onnxruntime.get_available_providers():
         raise DeviceError(f"This onnxruntime was built without CUDA. {advice}")

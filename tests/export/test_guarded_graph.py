@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.guarded_graph import ServedGuard, bare_graph, unit_pixels
+from export.guarded_graph import ServedGuard, _name_batch, bare_graph, unit_pixels
 from prn_guard.contract import InputSpec
 from prn_guard.errors import TargetError
 from prn_guard.nn.guarded import GuardedClassifier
@@ -42,6 +42,15 @@ def test_names_types_and_shapes(model: onnx.ModelProto) -> None:
         "score": (kinds.FLOAT, ["batch"]),
         "flagged": (kinds.BOOL, ["batch"]),
     }
+
+
+def test_the_batch_axis_is_named_where_the_exporter_left_a_number() -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3])
+    graph = onnx.helper.make_graph([], "unnamed", [value], [value])
+    unnamed = onnx.helper.make_model(graph)
+    _name_batch(unnamed)
+    assert _signature(unnamed.graph.input) == {"x": (onnx.TensorProto.FLOAT, ["batch", 3])}
+    assert _signature(unnamed.graph.input) == _signature(unnamed.graph.output)
 
 
 def test_only_standard_operators_of_opset_20(model: onnx.ModelProto) -> None:

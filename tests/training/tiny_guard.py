@@ -87,9 +87,16 @@ def make_workplace(folder: Path) -> Workplace:
     work = Workplace(folder / "factory.py", folder / "weights.safetensors", folder / "pictures")
     work.factory.write_text(FACTORY)
     save_target_state(trained_target(), work.weights)
-    write_idx(work.images, "train", pictures(TRAINING, seed=11))
-    write_idx(work.images, "t10k", pictures(TEST, seed=12))
+    write_idx(work.images, "train", partly_mislabelled(pictures(TRAINING, seed=11)))
+    write_idx(work.images, "t10k", partly_mislabelled(pictures(TEST, seed=12)))
     return work
+
+
+def partly_mislabelled(of: ArrayPictures) -> ArrayPictures:
+    """Every tenth label is another, so that the target is not always right."""
+    labels = of.labels.clone()
+    labels[::10] = (labels[::10] + 1) % len(NAMES)
+    return ArrayPictures(of._images, labels, of.class_names)
 
 
 def write_idx(folder: Path, prefix: str, of: ArrayPictures) -> None:

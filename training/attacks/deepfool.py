@@ -11,6 +11,8 @@ from torch import Tensor
 from training.attacks.fooling import Classifier
 
 OVERSHOOT = 0.02
+NUDGE = 1e-4
+"""Added to the logit gap, so that a picture on the boundary itself still moves."""
 NEAREST_CLASSES = 10
 _TINY = 1e-12
 
@@ -66,7 +68,7 @@ def _linearised_step(
     gap, slope = torch.stack(gaps, dim=1), torch.stack(slopes, dim=1)
     steepness = slope.flatten(2).norm(dim=2)
     nearest = (gap.abs() / steepness.clamp(min=_TINY)).argmin(dim=1)
-    distance = gap[rows, nearest].abs() + 1e-4
+    distance = gap[rows, nearest].abs() + NUDGE
     chosen = slope[rows, nearest]
     squared = steepness[rows, nearest].square().clamp(min=_TINY)
     step = (distance / squared)[:, None, None, None] * chosen

@@ -34,6 +34,10 @@ class Schedule:
     travel: float = 80.0
     decay: float = 0.975
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InvalidArgumentError(f"steps is {self.steps}; expected at least 1.")
+
     def size(self, step: int, epsilon: float) -> float:
         """Length of step number `step`, in the units of `epsilon`."""
         total = sum(self.decay**k for k in range(self.steps))

@@ -74,7 +74,7 @@ def synthesise(
     for _ in range(MAX_ROUNDS):
         if accepted_in_all >= count:
             break
-        walks = make(bank, max(count, 1), norm=norm, epsilon=epsilon, generator=generator)
+        walks = make(bank, max(count, TRIAL_WALKS), norm=norm, epsilon=epsilon, generator=generator)
         keep = walks[accepted(walks, bank, norm=norm)]
         found.append(keep)
         tried += len(walks)

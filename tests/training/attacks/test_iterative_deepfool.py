@@ -44,18 +44,23 @@ def _module(network: Network) -> nn.Module:
 def _plain_loop(
     network: Network, known: ArrayPictures, norm: str, epsilon: float, *, passes: int, seed: int
 ) -> np.ndarray:
-    """Algorithm 1: picture after picture, each step from where the last one ended."""
+    """Algorithm 1: picture after picture, each step from where the last one ended; best pass."""
     images = everything(known).flatten(1).double().numpy()
     clean = [int(np.argmax(network.logits(image))) for image in images]
     generator = torch.Generator().manual_seed(seed)
-    universal = np.zeros(VALUES)
+    universal = best = np.zeros(VALUES)
+    most_fooled = 0
     for _ in range(passes):
         for number in torch.randperm(len(images), generator=generator).tolist():
             moved = np.clip(images[number] + universal, 0, 1)
             if np.argmax(network.logits(moved)) == clean[number]:
                 found = step(network, moved, classes=10, overshoot=0.02, iterations=20)
                 universal = projection.nearest(universal + found, norm, epsilon)
-    return universal
+        moved = np.clip(images + universal, 0, 1)
+        fooled = sum(np.argmax(network.logits(m)) != c for m, c in zip(moved, clean, strict=True))
+        if fooled >= most_fooled:
+            best, most_fooled = universal, fooled
+    return best
 
 
 def _craft(known: ArrayPictures | Subset, norm: Norm, epsilon: float, chunk: int) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import SCORE, assert_close
@@ -12,6 +13,13 @@ from training.datasets import Pictures
 from training.evaluation import outcomes
 from training.evaluation.outcomes import Answers, answers, as_delivered
 from training.guard.folder import load_bank
+
+
+class Mirror(nn.Module):
+    """A rectifier that swaps left and right, so that rectified pictures get other labels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flip(3)
 
 
 def _all(pictures: Pictures) -> torch.Tensor:
@@ -42,6 +50,8 @@ def test_answers_are_those_of_the_modules(
     *,
     perturbed: bool,
 ) -> None:
+    guarded.rectifier = Mirror()
+    guarded.detector.threshold.fill_(np.median(answers(guarded, test_set).scores))
     monkeypatch.setattr(outcomes, "BATCH", 32)  # the last of three batches is smaller
     perturbation = load_bank(guard_folder).unseen[0] if perturbed else None
     found = answers(guarded, test_set, perturbation)
@@ -57,6 +67,8 @@ def test_answers_are_those_of_the_modules(
     assert np.array_equal(found.rectified, through)
     assert np.array_equal(found.flagged, found.scores > float(guarded.detector.threshold))
     assert 0 < found.flagged.sum() < len(found.flagged)
+    assert (bare != through)[found.flagged].any()
+    assert (bare != through)[~found.flagged].any()
     assert np.array_equal(found.guarded, np.where(found.flagged, through, bare))
 
 

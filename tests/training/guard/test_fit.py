@@ -25,8 +25,10 @@ from training.guard import fit as module
 from training.guard.fit import fit, rectifier_spec
 from training.guard.fit_rectifier import Recipe
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
+from training.guard.splits import split_pictures
 from training.perturbations import bank
 from training.perturbations.bank import BankCriteria
+from training.randomness import generator_for
 from training.targets import load_target
 
 FILES = ("target", "bank", "synthetic", "rectifier", "detector")
@@ -134,6 +136,46 @@ def test_another_seed_gives_another_guard(work: Workplace, tmp_path: Path) -> No
     assert records[0].threshold != records[1].threshold
     for name in FILES[1:]:
         assert any(not torch.equal(one[name][0][key], other[name][0][key]) for key in one[name][0])
+
+
+@pytest.mark.usefixtures("_short")
+def test_nothing_is_fitted_on_what_was_held_out(
+    work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[Any, ...]] = {}
+    drawn: dict[str, torch.Generator] = {}
+
+    def watch(name: str) -> None:
+        stage = getattr(module, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            seen[name] = arguments
+            drawn[name] = options.get("generator", torch.Generator())
+            return stage(*arguments, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    stages = ("craft_bank", "synthesise", "fit_rectifier", "fit_detector")
+    for name in stages:
+        watch(name)
+    fit(work.request(), tmp_path / "guard")
+    found = load_bank(tmp_path / "guard")
+    made = _tensors(tmp_path / "guard")["synthetic"][0]["perturbations"]
+    assert torch.equal(seen["synthesise"][0], found.training)
+    trained_on = torch.cat([found.training, made])
+    assert torch.equal(seen["fit_rectifier"][3], trained_on)
+    assert torch.equal(seen["fit_detector"][3], trained_on)
+    seed = generator_for(5, "synthetic").initial_seed()
+    assert drawn["synthesise"].initial_seed() == seed
+    splits = split_pictures(work.request().training.pictures, seed=5)
+    for name, position, part in (
+        ("craft_bank", 1, splits.rectifier),
+        ("craft_bank", 2, splits.judging),
+        ("fit_rectifier", 2, splits.rectifier),
+        ("fit_detector", 1, splits.detector),
+        ("fit_detector", 2, splits.calibration),
+    ):
+        assert torch.equal(everything(seen[name][position]), everything(part)), (name, position)
 
 
 def _stop(*_: object, **__: object) -> NoReturn:

@@ -1,6 +1,7 @@
 """Training leaves the target alone, can be interrupted anywhere, and follows equation 2."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,9 @@ def test_interrupted_training_ends_with_bit_identical_weights(
 
 def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
     path, told = tmp_path / "rectifier.safetensors", []
-    first, second = _rectifier(), _rectifier(seed=9)
-    _fit(first, checkpoint=path)
-    _fit(second, checkpoint=path, on_iteration=lambda done, _, __: told.append(done))
+    first, second, recipe = _rectifier(), _rectifier(seed=9), replace(RECIPE, checkpoint_every=5)
+    _fit(first, recipe=recipe, checkpoint=path)
+    _fit(second, recipe=recipe, checkpoint=path, on_iteration=lambda done, _, __: told.append(done))
     assert told == []
     assert _same(first, second)
     assert not second.training

@@ -1,6 +1,8 @@
 """Who joins a bank, with candidates made to measure in place of the attack."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -20,7 +22,19 @@ from training.perturbations.bank import Bank, BankCriteria, craft_bank
 
 JUDGED = 100
 BRIGHT = 0.53
-Crafted = Callable[[list[Tensor], BankCriteria], Bank]
+
+
+class Crafted(Protocol):
+    """A search whose attack answers with the given candidates, one after the other."""
+
+    def __call__(
+        self,
+        candidates: list[Tensor],
+        criteria: BankCriteria,
+        *,
+        resume: Path | None = None,
+        seed: int = 0,
+    ) -> Bank: ...
 
 
 def _mean_classifier() -> torch.nn.Module:
@@ -41,7 +55,13 @@ def _brighter(share: float, *, rows: slice) -> Tensor:
 
 @pytest.fixture
 def crafted(monkeypatch: pytest.MonkeyPatch) -> Crafted:
-    def craft(candidates: list[Tensor], criteria: BankCriteria) -> Bank:
+    def craft(
+        candidates: list[Tensor],
+        criteria: BankCriteria,
+        *,
+        resume: Path | None = None,
+        seed: int = 0,
+    ) -> Bank:
         queue: Iterator[Tensor] = iter(candidates)
         monkeypatch.setattr(module, "stochastic_gradient_uap", lambda *_, **__: next(queue))
         judging = gray_pictures(JUDGED)
@@ -51,8 +71,9 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> Crafted:
             judging,
             norm="linf",
             epsilon=0.5,
-            seed=0,
+            seed=seed,
             criteria=criteria,
+            resume=resume,
         )
 
     return craft
@@ -124,6 +145,39 @@ def test_the_held_out_share_is_exact(crafted: Crafted) -> None:
         candidate.view(-1)[number] = 0.5
     criteria = BankCriteria(members=22, held_out=15, least_fooling=0.0)
     assert crafted(candidates, criteria).held_out == 15
+
+
+def test_who_is_held_out_is_drawn_by_the_seed_not_by_the_order_of_acceptance(
+    crafted: Crafted,
+) -> None:
+    candidates = [torch.zeros(SHAPE) for _ in range(12)]
+    for number, candidate in enumerate(candidates):
+        candidate.view(-1)[number] = 0.5
+    criteria = BankCriteria(members=12, held_out=4, least_fooling=0.0)
+    orders = [
+        crafted(candidates, criteria, seed=seed).perturbations.flatten(1).argmax(dim=1).tolist()
+        for seed in (0, 1)
+    ]
+    assert [sorted(order) for order in orders] == [list(range(12))] * 2
+    assert list(range(12)) not in orders
+    assert set(orders[0][-4:]) != set(orders[1][-4:])
+
+
+def test_weaker_candidates_survive_an_interruption_too(crafted: Crafted, tmp_path: Path) -> None:
+    shares, path = (0.2, 0.9, 0.5, 0.3), tmp_path / "state.safetensors"
+    candidates = [
+        _brighter(share, rows=slice(3 * number, 3 * number + 3))
+        for number, share in enumerate(shares)
+    ]
+    criteria = BankCriteria(members=4, held_out=1, candidates_per_member=1)
+    straight = crafted(candidates, criteria)
+    assert straight.relaxed
+    with pytest.raises(StopIteration):
+        crafted(candidates[:3], criteria, resume=path)
+    resumed = crafted(candidates[3:], criteria, resume=path)
+    assert sorted(resumed.fooling_rates) == sorted(shares)
+    assert resumed.summary() == straight.summary()
+    assert torch.equal(resumed.perturbations, straight.perturbations)
 
 
 def test_candidates_are_sent_away_from_members_half_of_them_to_a_class(

@@ -1,0 +1,29 @@
+"""What README.md publishes is what the result file holds, and is rendered from it."""
+
+import copy
+
+from benchmarks import demo
+from prn_guard.files import read_json
+
+
+def test_the_readme_shows_the_result_file() -> None:
+    text = demo.README.read_text(encoding="utf-8")
+    shown = text.partition(demo.BEGIN)[2].partition(demo.END)[0]
+    assert shown == demo.render(read_json(demo.RESULT)["runs"])
+
+
+def test_the_spread_is_over_seeds_and_the_value_of_the_first() -> None:
+    runs = read_json(demo.RESULT)["runs"][:1]
+    other = copy.deepcopy(runs[0])
+    runs[0]["metrics"]["clean_accuracy"]["value"] = 0.9
+    other["metrics"]["clean_accuracy"]["value"] = 0.85
+    rendered = demo.render([runs[0], other])
+    (row,) = [line for line in rendered.splitlines() if "clean accuracy, bare" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "90.00"
+    assert cells[4] == "85.00 to 90.00"
+
+
+def test_the_result_file_was_measured_under_several_seeds() -> None:
+    runs = read_json(demo.RESULT)["runs"]
+    assert len({run["seed"] for run in runs}) == len(runs) >= 2
