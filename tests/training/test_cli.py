@@ -62,6 +62,7 @@ def test_fit_and_evaluate_from_the_command_line(run: Run, work: Workplace, tmp_p
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert f"{100 * metrics['adaptive_accuracy']['value']:.2f}" in measured.out
     assert "own.npy" in measured.out
+    assert (metrics["setting"]["test_pictures"], metrics["elsewhere"][0]["number"]) == (40, 0)
 
 
 def _saved(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """`fit` from beginning to end, interrupted in every stage, and with targets that misbehave."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prn_guard.errors import ArtifactError, DataError, StorageError, TargetError
+from prn_guard.errors import ArtifactError, StorageError
 from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import state_digest
 from tests.tolerances import BALL, FIGURE, assert_close
@@ -29,7 +28,6 @@ from training.guard.splits import split_pictures
 from training.perturbations import bank
 from training.perturbations.bank import BankCriteria
 from training.randomness import generator_for
-from training.targets import load_target
 
 FILES = ("target", "bank", "synthetic", "rectifier", "detector")
 
@@ -259,48 +257,6 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_fit_goes_on(
     assert {path.name for path in out.rglob("*")} <= {"request.json", "target.safetensors", "state"}
     fit(work.request(), out)
     _assert_same_guard(out, uninterrupted)
-
-
-COUNTING = """
-
-class Counting(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, images):
-        self.seen += len(images)
-        return self.network(images)
-
-
-def counting():
-    target = build()
-    torch.manual_seed(0)
-    return Target(Counting(build().classifier), target.spec)
-"""
-
-
-@pytest.mark.usefixtures("_short")
-def test_a_target_that_changes_in_evaluation_mode_is_refused_even_after_a_restart(
-    work: Workplace, tmp_path: Path
-) -> None:
-    file = tmp_path / "counting.py"
-    file.write_text("import torch\n" + work.factory.read_text() + COUNTING)
-    for _ in range(2):  # the second time every stage but the last is done already
-        loaded = load_target(f"{file}:counting")
-        request = dataclasses.replace(work.request(), loaded=loaded)
-        with pytest.raises(TargetError, match="changed while the guard was fitted"):
-            fit(request, tmp_path / "guard")
-        assert not (tmp_path / "guard" / "guard.json").exists()
-
-
-def test_too_few_calibration_pictures_are_noticed_before_the_work(
-    work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "craft_bank", _stop)
-    with pytest.raises(DataError, match=r"36 clean pictures are too few .* at least 99"):
-        fit(work.request(false_positive_rate=0.01), tmp_path / "guard")
 
 
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:
