@@ -48,7 +48,7 @@ def train_lenet(training: Pictures, test: Pictures, out: Path, *, seed: int) -> 
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
     )
-    state = out.with_name(f"{out.stem}.state.safetensors")
+    state = out.with_name(f"{out.stem}.seed-{seed}.state.safetensors")
     first = resume_training(state, target.classifier, optimizer)
     with tracked("Training LeNet") as track:
         for epoch in range(first, EPOCHS):

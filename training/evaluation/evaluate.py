@@ -93,11 +93,11 @@ def evaluate_guard(
         request=request,
         seed=seed,
     )
-    test = held_in_memory(test)
-    metrics = _measure(guarded, record, test, load_bank(folder).unseen, loaded, attacker, seed)
+    test, unseen = held_in_memory(test), load_bank(folder).unseen
+    metrics = _measure(guarded, record, test, unseen, loaded, attacker, seed)
     metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
     metrics["request"] = request
-    write_examples(out, guarded, test, load_bank(folder).unseen, record.class_names)
+    write_examples(out, guarded, test, unseen, record.class_names)
     write_json(out / METRICS, metrics)
     return metrics
 
@@ -143,6 +143,7 @@ def _request(
         "target": record.target_digest,
         "rectifier": sha256_of(folder / layout.RECTIFIER),
         "detector": sha256_of(folder / layout.DETECTOR),
+        "bank": sha256_of(folder / layout.BANK),
         "images": images,
         "pictures": len(test),
         "perturbations": {str(path): sha256_of(path) for path in files},
@@ -155,7 +156,8 @@ def _crafting(
     crafting_images: str | None, record: GuardRecord, data_folder: Path | None, seed: int
 ) -> Pictures:
     """The adaptive attacker's pictures: some of the guard's training pictures, or others named."""
-    pictures = _pictures(crafting_images or record.images, "train", record, None, data_folder)
+    limit = record.limit if crafting_images is None else None
+    pictures = _pictures(crafting_images or record.images, "train", record, limit, data_folder)
     order = torch.randperm(len(pictures), generator=generator_for(seed, "adaptive pictures"))
     return held_in_memory(Subset(pictures, order[:CRAFTING_PICTURES]))
 

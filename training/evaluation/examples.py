@@ -55,6 +55,8 @@ def write_examples(
         },
         {"class_names": list(class_names)},
     )
+    for left_over in (out / PICTURES).glob("*.png"):
+        left_over.unlink()
     for number, position in enumerate(positions.tolist()):
         name = _file_name(class_names[int(test.labels[position])])
         _write_png(out / PICTURES / f"{number}-{name}-clean.png", images[number])

@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -58,8 +58,38 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
     if (out / layout.RECORD).exists():
         console.say(f"{out} holds this very guard already; nothing to do.")
         return layout.read_record(out)
+    digest = state_digest(request.loaded.target)
+    fitted = _stages(request, out)
+    # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
+    if state_digest(request.loaded.target) != digest:
+        raise TargetError(
+            "The target's weights or buffers changed while the guard was fitted; a module that "
+            "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
+        )
+    record = _record(request, fitted, out, target_digest=digest)
+    layout.write_record(out, record)
+    shutil.rmtree(out / layout.STATE, ignore_errors=True)
+    return record
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """What the stages of a fit gave."""
+
+    bank: Bank
+    synthetic: dict[str, Any]
+    rectifier: RectifierSpec
+    recipe: Recipe
+    detector: Detector
+    detection: DetectorFit
+    test_fooling_rates: list[float]
+    test: dict[str, float]
+    seconds: dict[str, float]
+
+
+def _stages(request: FitRequest, out: Path) -> _Fitted:
     target, options = request.loaded.target, request.options
-    digest = state_digest(target)
     save_target_state(target, out / layout.TARGET)
     splits = split_pictures(request.training.pictures, seed=options.seed)
     # Asked here, because it is the last stage that would find too few.
@@ -78,17 +108,26 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
     )
     guarded = GuardedClassifier(target, rectifier, detector)
     fooled, figures = clock("test", lambda: _test_figures(guarded, bank, request.test.pictures))
-    # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
-    if state_digest(target) != digest:
-        raise TargetError(
-            "The target's weights or buffers changed while the guard was fitted; a module that "
-            "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
-        )
-    record = GuardRecord(
+    return _Fitted(
+        bank=bank,
+        synthetic=synthetic_facts,
+        rectifier=spec,
+        recipe=recipe,
+        detector=detector,
+        detection=detection,
+        test_fooling_rates=fooled,
+        test=figures,
+        seconds=clock.seconds,
+    )
+
+
+def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: str) -> GuardRecord:
+    options, detection = request.options, fitted.detection
+    return GuardRecord(
         target=request.loaded.spec,
-        target_digest=digest,
+        target_digest=target_digest,
         files=layout.digests(out),
-        input=target.spec,
+        input=request.loaded.target.spec,
         class_names=request.training.pictures.class_names,
         images=request.training.spec,
         resize=options.resize,
@@ -97,22 +136,19 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
         norm=request.norm,
         epsilon=request.epsilon,
         seed=options.seed,
-        bank={**bank.summary(), "test_fooling_rates": fooled},
-        synthetic=synthetic_facts,
-        rectifier=spec,
-        recipe=asdict(recipe),
-        detector_pool=detector.pool,
+        bank={**fitted.bank.summary(), "test_fooling_rates": fitted.test_fooling_rates},
+        synthetic=fitted.synthetic,
+        rectifier=fitted.rectifier,
+        recipe=asdict(fitted.recipe),
+        detector_pool=fitted.detector.pool,
         threshold=detection.threshold,
         false_positive_rate=detection.false_positive_rate,
         calibration_pictures=detection.calibration_pictures,
         test_pictures=request.test.spec,
-        test=figures,
+        test=fitted.test,
         versions=versions(),
-        seconds=clock.seconds,
+        seconds=fitted.seconds,
     )
-    layout.write_record(out, record)
-    shutil.rmtree(out / layout.STATE, ignore_errors=True)
-    return record
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ state/                of a fit that is under way; removed when it ends
 from pathlib import Path
 from typing import Any, final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from prn_guard.contract import InputSpec
@@ -49,7 +49,7 @@ class GuardRecord(BaseModel):
     target: str
     """As given: `path/to/file.py:factory` or a torchvision name."""
     target_digest: str
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str]
     """SHA-256 of each of `DIGESTED`: safetensors would not notice a changed weight."""
     input: InputSpec
     class_names: tuple[str, ...]

@@ -68,10 +68,10 @@ def test_interrupted_training_ends_with_the_same_weights(
         patched.setattr(module, "_flip_half", stopping)
         with pytest.raises(KeyboardInterrupt):
             train_lenet(training, test, tmp_path / "stopped.safetensors", seed=4)
-    assert load_tensors(tmp_path / "stopped.state.safetensors")[1]["done"] == 2
+    assert load_tensors(tmp_path / "stopped.seed-4.state.safetensors")[1]["done"] == 2
     assert not (tmp_path / "stopped.safetensors").exists()
     train_lenet(training, test, tmp_path / "stopped.safetensors", seed=4)
-    assert not (tmp_path / "stopped.state.safetensors").exists()
+    assert not (tmp_path / "stopped.seed-4.state.safetensors").exists()
     digests = {
         name: state_digest(load_target(LENET, weights=str(tmp_path / f"{name}.safetensors")).target)
         for name in ("whole", "stopped", "other")
