@@ -38,13 +38,14 @@ def main(
     for seed in range(seeds):
         with tempfile.TemporaryDirectory(prefix="prn-guard-demo-") as folder:
             seconds = _run(Path(folder), seed)
-            runs.append(collect(Path(folder), seconds=seconds, peak_bytes=_peak_of_children()))
-    write_json(RESULT, {"runs": runs})
+            runs.append(collect(Path(folder), seconds=seconds))
+    # Over all runs: the system keeps one maximum for all children.
+    write_json(RESULT, {"commit": _commit(), "peak_mebibytes": _peak_of_children(), "runs": runs})
     publish()
     console.say(f"Written: {RESULT.relative_to(ROOT)}, and the figures of {README.name}.")
 
 
-def collect(out: Path, *, seconds: float, peak_bytes: int) -> dict[str, Any]:
+def collect(out: Path, *, seconds: float) -> dict[str, Any]:
     """The figures of a finished demonstration in `out`, without the points of the ROC curve."""
     metrics = read_json(out / "evaluation" / "metrics.json")
     record = read_json(out / "guard" / "guard.json")
@@ -53,7 +54,6 @@ def collect(out: Path, *, seconds: float, peak_bytes: int) -> dict[str, Any]:
     return {
         "seed": record["seed"],
         "seconds": round(seconds, 1),
-        "peak_mebibytes": round(peak_bytes / 2**20),
         "bank": record["bank"],
         "synthetic": record["synthetic"],
         "rectifier": record["rectifier"],
@@ -63,8 +63,9 @@ def collect(out: Path, *, seconds: float, peak_bytes: int) -> dict[str, Any]:
     }
 
 
-def render(runs: Sequence[Mapping[str, Any]]) -> str:
+def render(result: Mapping[str, Any]) -> str:
     """The README's block of figures, in Markdown: the first run, and the spread of all."""
+    runs = result["runs"]
     tables = [rows_of(run["metrics"]) for run in runs]
     lines = [
         f"| figure | %, seed 0 | 95 % interval | n | %, {len(runs)} seeds |",
@@ -74,7 +75,7 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
         text, value, interval, count = rows[0]
         values = sorted((row[1] for row in rows), key=float)
         lines.append(f"| {text} | {value} | {interval} | {count} | {values[0]} to {values[-1]} |")
-    return "\n".join([*lines, "", _legend(runs)]) + "\n"
+    return "\n".join([*lines, "", _legend(result)]) + "\n"
 
 
 def publish() -> None:
@@ -82,11 +83,12 @@ def publish() -> None:
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    figures = render(read_json(RESULT)["runs"])
+    figures = render(read_json(RESULT))
     write_bytes(README, f"{before}{BEGIN}{figures}{END}{after}".encode())
 
 
-def _legend(runs: Sequence[Mapping[str, Any]]) -> str:
+def _legend(result: Mapping[str, Any]) -> str:
+    runs: Sequence[Mapping[str, Any]] = result["runs"]
     metrics = runs[0]["metrics"]
     setting, threat = metrics["setting"], metrics["threat_model"]
     rates = [rate for run in runs for rate in run["bank"]["test_fooling_rates"]]
@@ -109,7 +111,7 @@ def _legend(runs: Sequence[Mapping[str, Any]]) -> str:
         f"{setting['hardware']}, torch {setting['versions']['torch']}, Python "
         f"{setting['versions']['python']}: {min(run['seconds'] for run in runs) / 60:.1f} to "
         f"{max(run['seconds'] for run in runs) / 60:.1f} minutes, at most "
-        f"{max(run['peak_mebibytes'] for run in runs) / 1024:.1f} GiB."
+        f"{result['peak_mebibytes'] / 1024:.1f} GiB (commit {result['commit']})."
     )
 
 
@@ -126,8 +128,19 @@ def _run(out: Path, seed: int) -> float:
 
 
 def _peak_of_children() -> int:
-    """Resident bytes of the largest child process so far; Linux counts in kibibytes."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    """Resident mebibytes of the largest child process so far; Linux counts in kibibytes."""
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+
+
+def _commit() -> str:
+    """What was measured: the short hash, with a mark where files differ from it."""
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from prn_guard.contract import (
     GRAPH_FILE,
     MANIFEST_FILE,
     OUTPUTS,
+    Ball,
     Detection,
     FileEntry,
     Manifest,
     Parity,
-    Perturbation,
 )
 from prn_guard.errors import InvalidArgumentError, StorageError
 from prn_guard.files import sha256_of, write_bytes
@@ -104,9 +104,10 @@ def _manifest(staging: Path, record: GuardRecord, parity: Parity) -> Manifest:
         },
         opset=OPSET,
         input=record.input,
+        resize=record.resize,
         class_names=record.class_names,
         outputs=OUTPUTS,
-        trained_against=Perturbation(norm=record.norm, epsilon=record.epsilon),
+        trained_against=Ball(norm=record.norm, epsilon=record.epsilon),
         detection=Detection(
             threshold=record.threshold,
             target_false_positive_rate=record.false_positive_rate,

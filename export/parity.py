@@ -1,9 +1,9 @@
 """Does the graph decide as the torch modules do? Measured on real pictures before anything ships.
 
-Decisions must agree on every picture outside a margin band: a label may differ only where the two
-largest logits are closer than `LOGIT_MARGIN`, a flag only where the score is closer than
-`SCORE_MARGIN` to the threshold. Where a picture is not flagged, the logits must be bit-equal to
-the bare target's in the same runtime.
+Decisions must agree on every picture outside a margin band: a flag may differ only where the score
+is closer than `SCORE_MARGIN` to the threshold (another picture is classified then), a label under
+the same flag only where the two largest logits are closer than `LOGIT_MARGIN`. Where a picture is
+not flagged, the logits must be bit-equal to the bare target's in the same runtime.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from export.guarded_graph import ServedGuard
 from prn_guard.contract import IMAGE, LOGITS, OUTPUTS, SCORE, Parity
 from prn_guard.errors import ArtifactError
 from prn_guard.nn.guarded import GuardedClassifier
-from training.datasets import Pictures
+from training.datasets import Pictures, batch_for
 from training.evaluation.outcomes import as_delivered
 
 SCORE_MARGIN: Final = 1e-3
@@ -64,7 +64,7 @@ class Tally:
         self.pictures += len(score_gap)
         self.inside += int((close_score | close_logits).sum())
         self.flags += int((flag_differs & ~close_score).sum())
-        self.labels += int((label_differs & ~close_logits & ~close_score).sum())
+        self.labels += int((label_differs & agreed & ~close_logits).sum())
         difference = np.abs(torch_side["logits"] - graph["logits"])[agreed]
         self.logit_difference = max(self.logit_difference, float(difference.max(initial=0)))
         score_difference = np.abs(torch_side["score"] - graph["score"])
@@ -157,7 +157,9 @@ def _session(graph: bytes) -> onnxruntime.InferenceSession:
 
 def _deliveries(pictures: Pictures, perturbations: Tensor) -> Iterator[NDArray[np.uint8]]:
     """Batches `(N, H, W, C)` uint8: every picture clean, then under a perturbation."""
-    for number, positions in enumerate(torch.split(torch.arange(len(pictures)), BATCH)):
+    for number, positions in enumerate(
+        torch.split(torch.arange(len(pictures)), batch_for(pictures.shape, BATCH))
+    ):
         images = pictures.batch(positions)
         perturbation = perturbations[number % len(perturbations)]
         for seen in (images, as_delivered(images, perturbation)):

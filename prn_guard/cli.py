@@ -78,7 +78,7 @@ def predict(
     json_file: console.JsonOption = None,
     resize: Annotated[
         bool,
-        typer.Option("--resize", help="Scale the shorter side to the input and crop the centre."),
+        typer.Option("--resize", help="Scale as the training pictures were, and crop the centre."),
     ] = False,
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="What runs the graph; cuda never becomes cpu.")
@@ -126,9 +126,12 @@ def _classify_files(
     from prn_guard.images import read_picture
 
     names, spec = guard.manifest.class_names, guard.manifest.input
+    shorter = guard.manifest.resize
     for start in range(0, len(pictures), BATCH_SIZE):
         paths = pictures[start : start + BATCH_SIZE]
-        batch = np.stack([read_picture(path, spec, resize=resize) for path in paths])
+        batch = np.stack(
+            [read_picture(path, spec, resize=resize, shorter=shorter) for path in paths]
+        )
         verdict = guard.classify(batch, batch_size=BATCH_SIZE)
         probabilities = verdict.probabilities
         for row, path in enumerate(paths):
@@ -147,11 +150,15 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     spec, detection, parity = manifest.input, manifest.detection, manifest.parity
     ball = manifest.trained_against
     classes = len(manifest.class_names)
+    colours = "gray" if spec.channels == 1 else "RGB"
     mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
     shown = ", ".join(manifest.class_names[:5]) + (", ..." if classes > 5 else "")
     return [
-        ("input", f"{spec.width} x {spec.height}, {spec.channel_order}, {manifest.input_layout}"),
-        ("normalisation", f"range {spec.pixel_range}, mean {spec.mean}, std {spec.std}"),
+        ("input", f"{spec.width} x {spec.height}, {colours}, {manifest.input_layout}"),
+        (
+            "inside the graph",
+            f"{spec.channel_order}, range {spec.pixel_range}, mean {spec.mean}, std {spec.std}",
+        ),
         ("classes", f"{classes}: {shown}"),
         ("threshold", f"{detection.threshold:.6g}"),
         ("false-positive rate", f"{detection.target_false_positive_rate:.3%}"),

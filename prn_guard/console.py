@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130
+"""What typer exits with on Ctrl-C."""
 
 JsonOption = Annotated[
     Path | None,
@@ -44,9 +46,13 @@ def run(app: typer.Typer) -> None:
             f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True
         )
         sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. Give the same command again to resume.\n")
-        sys.exit(130)
+    except SystemExit as error:
+        if error.code == EXIT_STOPPED:
+            sys.stderr.write(
+                "\nStopped; nothing half-written was left. The same command, given again, goes on "
+                "from what it had finished.\n"
+            )
+        raise
 
 
 def parse_epsilon(text: str, *, norm: str = "linf") -> float:
@@ -90,8 +96,15 @@ def print_table(
     """Print one short table, first column left-aligned, the others right-aligned."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+    # As `Text`: folder names may hold brackets, which rich would read as markup.
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        caption=Text(note) if note else None,
+        caption_justify="left",
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:

@@ -4,8 +4,10 @@ This module is the only thing that the workbench (which writes the graph) and th
 runs it) must agree on. It imports no framework.
 """
 
+import hashlib
+import json
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,13 +17,13 @@ from prn_guard.files import read_json, write_json
 MANIFEST_VERSION: Final = 1
 GRAPH_FILE = "guarded.onnx"
 MANIFEST_FILE = "manifest.json"
+SEAL = "manifest_sha256"
 
 IMAGE = "image"
 LOGITS = "logits"
 LABEL = "label"
 SCORE = "score"
 FLAGGED = "flagged"
-RECTIFIED = "rectified"
 OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -65,7 +67,7 @@ class InputSpec(_Record):
         return self.channels, self.height, self.width
 
 
-class Perturbation(_Record):
+class Ball(_Record):
     """The ball of perturbations that the guard was trained against."""
 
     norm: Literal["linf", "l2"]
@@ -111,9 +113,11 @@ class Manifest(_Record):
     opset: Annotated[int, Field(ge=13, le=25)]
     input_layout: Literal["uint8-nhwc"] = "uint8-nhwc"
     input: InputSpec
+    resize: Annotated[int, Field(ge=8)] | None = None
+    """What the shorter side of training pictures was brought to before the centre was cut."""
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
     outputs: Annotated[tuple[str, ...], Field(min_length=4)]
-    trained_against: Perturbation
+    trained_against: Ball
     detection: Detection
     parity: Parity
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
@@ -123,11 +127,14 @@ class Manifest(_Record):
         """Read `manifest.json` of an artifact folder.
 
         Raises:
-            ArtifactError: the manifest is missing, is no JSON or does not follow the schema.
+            ArtifactError: the manifest is missing, is no JSON, does not follow the schema, or was
+                changed since it was written.
         """
         path = folder / MANIFEST_FILE
+        content = read_json(path)
+        found = content.pop(SEAL, None) if isinstance(content, dict) else None
         try:
-            return cls.model_validate(read_json(path))
+            manifest = cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -136,7 +143,24 @@ class Manifest(_Record):
                 f"({error.error_count()} problem(s); first at {place}: {first['msg']}). "
                 "Export the guard anew, or use the prn-guard version that wrote it."
             ) from error
+        if found != seal(content):
+            raise ArtifactError(
+                f"{path} was changed since it was exported: its contents do not have the digest "
+                f"that it states as {SEAL}. Restore the file, or export the guard anew."
+            )
+        return manifest
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
-        write_json(folder / MANIFEST_FILE, self.model_dump(mode="json"))
+        content = self.model_dump(mode="json")
+        write_json(folder / MANIFEST_FILE, {**content, SEAL: seal(content)})
+
+
+def seal(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's contents, whatever their order and spacing.
+
+    It shows that a manifest was edited or damaged. Whoever can replace the whole artifact can
+    compute it too: against that only a signature helps.
+    """
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

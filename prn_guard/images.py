@@ -69,13 +69,16 @@ def check_batch(images: object, spec: InputSpec) -> Picture:
     return np.ascontiguousarray(images)
 
 
-def read_picture(path: Path, spec: InputSpec, *, resize: bool = False) -> Picture:
+def read_picture(
+    path: Path, spec: InputSpec, *, resize: bool = False, shorter: int | None = None
+) -> Picture:
     """Read a JPEG or PNG file as the guarded classifier takes it.
 
     Args:
         path: the file, at most 64 MiB and 50 million pixels.
         spec: what the guarded classifier takes.
         resize: as in `decode_picture`.
+        shorter: likewise.
 
     Returns:
         `(H, W, C)` uint8 in 0..255, C-contiguous.
@@ -95,19 +98,26 @@ def read_picture(path: Path, spec: InputSpec, *, resize: bool = False) -> Pictur
             f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB, the most that is read for one "
             "picture. Scale it down first."
         )
-    return decode_picture(content, spec, resize=resize, name=str(path))
+    return decode_picture(content, spec, resize=resize, shorter=shorter, name=str(path))
 
 
 def decode_picture(
-    content: bytes, spec: InputSpec, *, resize: bool = False, name: str = "the picture"
+    content: bytes,
+    spec: InputSpec,
+    *,
+    resize: bool = False,
+    shorter: int | None = None,
+    name: str = "the picture",
 ) -> Picture:
     """Decode the bytes of a JPEG or PNG file; the EXIF orientation is applied.
 
     Args:
         content: the whole file.
         spec: what the guarded classifier takes. A gray picture is replicated for an RGB one.
-        resize: scale the shorter side to the input size, with a smoothing bilinear filter, and
-            crop the centre, instead of refusing another size.
+        resize: scale the picture, with a smoothing bilinear filter, and crop the centre, instead
+            of refusing another size.
+        shorter: what `resize` brings the shorter side to, in pixels; at least the input's. The
+            manifest's `resize` is what the guard was trained with. None takes the input's own.
         name: what messages call the picture.
 
     Returns:
@@ -131,7 +141,7 @@ def decode_picture(
             "another kind of file; write it anew."
         ) from error
     fitting = _with_channels(upright, spec, name)
-    return np.array(_with_size(fitting, spec, resize=resize, name=name)).reshape(
+    return np.array(_with_size(fitting, spec, resize=resize, shorter=shorter, name=name)).reshape(
         spec.height, spec.width, spec.channels
     )
 
@@ -201,7 +211,9 @@ def _with_channels(image: Image.Image, spec: InputSpec, name: str) -> Image.Imag
     return image if spec.channels == 1 else image.convert("RGB")
 
 
-def _with_size(image: Image.Image, spec: InputSpec, *, resize: bool, name: str) -> Image.Image:
+def _with_size(
+    image: Image.Image, spec: InputSpec, *, resize: bool, shorter: int | None, name: str
+) -> Image.Image:
     if image.size == (spec.width, spec.height):
         return image
     if not resize:
@@ -211,7 +223,10 @@ def _with_size(image: Image.Image, spec: InputSpec, *, resize: bool, name: str) 
             "the shorter side and crop the centre."
         )
     # Cropping before scaling gives the same picture and bounds memory for extreme aspect ratios.
-    scale = min(image.width / spec.width, image.height / spec.height)
+    if shorter is None:
+        scale = min(image.width / spec.width, image.height / spec.height)
+    else:
+        scale = min(image.width, image.height) / max(shorter, spec.width, spec.height)
     half_width, half_height = spec.width * scale / 2, spec.height * scale / 2
     middle_x, middle_y = image.width / 2, image.height / 2
     box = (

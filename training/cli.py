@@ -245,6 +245,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
     evaluation: Annotated[Path, typer.Option("--evaluation", help="What `evaluate` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The HTML file to write.")],
+    json_file: console.JsonOption = None,
 ) -> None:
     """Render one self-contained HTML page from a guard and its evaluation."""
     from training.evaluation.report import write_report
@@ -253,6 +254,7 @@ def report(
     metrics = write_report(folder, evaluation, out)
     print_metrics(metrics)
     console.say(f"Report: {out.resolve()}")
+    console.write_result(json_file, metrics)
 
 
 @app.command("demo-target")
@@ -260,6 +262,7 @@ def demo_target(
     out: Annotated[Path, typer.Option("--out", help="Safetensors file for LeNet's weights.")],
     data_folder: DataFolderOption = None,
     seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
 ) -> None:
     """Train the demonstration's LeNet on Fashion-MNIST."""
     if out.exists():
@@ -274,7 +277,10 @@ def demo_target(
         out,
         seed=seed,
     )
-    console.say(f"LeNet: {accuracy:.2%} of the test pictures right; weights in {out}")
+    console.print_table(
+        "LeNet", ("what", "value"), [("test accuracy", f"{accuracy:.2%}"), ("weights", str(out))]
+    )
+    console.write_result(json_file, {"test_accuracy": accuracy, "weights": str(out), "seed": seed})
 
 
 def _input_options(
@@ -326,7 +332,7 @@ def _print_fit(record: "GuardRecord", out: Path) -> None:
         ("ball", console.ball_text(record.norm, record.epsilon)),
         (
             "bank",
-            f"{bank['members']} accepted ({bank['held_out']} held out) of {bank['candidates']}; "
+            f"{bank['members']} kept ({bank['held_out']} held out) of {bank['candidates']}; "
             f"rejected: {bank['rejected_fooling']} fool too little, "
             f"{bank['rejected_cosine']} too alike"
             + ("; criteria NOT met, strongest kept" if bank["relaxed"] else ""),

@@ -65,7 +65,7 @@ class PaperRectifier(nn.Module):
 
 @final
 class CompactRectifier(nn.Module):
-    """The paper's topology at `1/factor` of the resolution, with a global residual.
+    """Residual blocks like the paper's at `1/factor` of the resolution, with a global residual.
 
     A 3x3 convolution after space-to-depth by `factor` is one convolution of kernel `3 * factor` and
     stride `factor`; written so, no channel order can go wrong at export. Pictures whose sides are
@@ -109,6 +109,11 @@ def default_spec(channels: Literal[1, 3], height: int, width: int) -> RectifierS
 
 def build_rectifier(spec: RectifierSpec, *, generator: torch.Generator | None = None) -> nn.Module:
     """Build the rectifier that `spec` describes, its weights drawn from `generator`."""
+    # Channels last: convolutions this thin take two thirds of the time on a CPU.
+    return _build(spec, generator).to(memory_format=torch.channels_last)
+
+
+def _build(spec: RectifierSpec, generator: torch.Generator | None) -> nn.Module:
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):
         # Not `torch.manual_seed`: that seeds the generators of all CUDA devices too, for good.

@@ -9,15 +9,16 @@ from prn_guard.files import read_json
 def test_the_readme_shows_the_result_file() -> None:
     text = demo.README.read_text(encoding="utf-8")
     shown = text.partition(demo.BEGIN)[2].partition(demo.END)[0]
-    assert shown == demo.render(read_json(demo.RESULT)["runs"])
+    assert shown == demo.render(read_json(demo.RESULT))
 
 
 def test_the_spread_is_over_seeds_and_the_value_of_the_first() -> None:
-    runs = read_json(demo.RESULT)["runs"][:1]
-    other = copy.deepcopy(runs[0])
-    runs[0]["metrics"]["clean_accuracy"]["value"] = 0.9
+    result = read_json(demo.RESULT)
+    first = result["runs"][0]
+    other = copy.deepcopy(first)
+    first["metrics"]["clean_accuracy"]["value"] = 0.9
     other["metrics"]["clean_accuracy"]["value"] = 0.85
-    rendered = demo.render([runs[0], other])
+    rendered = demo.render({**result, "runs": [first, other]})
     (row,) = [line for line in rendered.splitlines() if "clean accuracy, bare" in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "90.00"

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from prn_guard.contract import InputSpec
+from prn_guard.contract import InputSpec, seal
 
 SIZE, CHANNELS, CLASSES = 8, 3, 4
 VALUES = SIZE * SIZE * CHANNELS
@@ -137,7 +137,8 @@ def write_guard(tmp_path: Path, spec: InputSpec) -> WriteGuard:
         record = _manifest(spec, content)
         if manifest is not None:
             manifest(record)
-        (folder / "manifest.json").write_text(json.dumps(record))
+        sealed = {**record, "manifest_sha256": seal(record)}
+        (folder / "manifest.json").write_text(json.dumps(sealed))
         return folder
 
     return write

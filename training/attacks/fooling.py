@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.attacks.norms import perturb
-from training.datasets import Pictures, batches
+from training.datasets import Pictures, batch_for, batches
 
 Classifier = Callable[[Tensor], Tensor]
 """Maps `(B, C, H, W)` float32 in [0, 1] to logits `(B, K)`; a torch module is one."""
@@ -20,7 +20,7 @@ def predict(
 ) -> Tensor:
     """Predicted labels `(N,)` int64 of all pictures, under `perturbation` `(C, H, W)` if given."""
     answers = []
-    for images, _ in batches(pictures, EVALUATION_BATCH):
+    for images, _ in batches(pictures, batch_for(pictures.shape, EVALUATION_BATCH)):
         seen = images if perturbation is None else perturb(images, perturbation)
         answers.append(classifier(seen).argmax(dim=1))
     return torch.cat(answers)

@@ -16,8 +16,9 @@ from training.attacks.engine import OnStep, Rule, Schedule, ascend, update_rule
 from training.attacks.fooling import Classifier, predict
 from training.attacks.losses import clipped_cross_entropy, closeness_to_class, cosine_excess
 from training.attacks.norms import Norm, check_ball, perturb, random_start
-from training.datasets import Pictures
+from training.datasets import Pictures, batch_for
 
+LARGEST_BATCH = 200
 FREE_COSINE = 0.12
 """|cosine| below this costs nothing: a little less than the bank's criterion (0.15)."""
 REPULSION = 3.0
@@ -36,7 +37,7 @@ def stochastic_gradient_uap(
     away_from: Tensor | None = None,
     rule: Rule = "sign-pgd",
     schedule: Schedule | None = None,
-    batch_size: int = 200,
+    batch_size: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.
@@ -52,7 +53,7 @@ def stochastic_gradient_uap(
         away_from: perturbations `(M, C, H, W)` whose direction is to be avoided.
         rule: how the gradient becomes a step.
         schedule: number and sizes of the steps.
-        batch_size: pictures per step, drawn with replacement.
+        batch_size: pictures per step, drawn with replacement; None takes 200, fewer big ones.
         on_step: told of every step.
 
     Raises:
@@ -88,7 +89,7 @@ def stochastic_gradient_uap(
         start,
         update=update_rule(rule, norm=norm, epsilon=epsilon, schedule=schedule),
         steps=schedule.steps,
-        batch_size=batch_size,
+        batch_size=batch_size or batch_for(pictures.shape, LARGEST_BATCH),
         generator=generator,
         on_step=on_step,
     )

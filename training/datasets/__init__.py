@@ -1,7 +1,8 @@
 """Labelled pictures for training and evaluation: Fashion-MNIST, idx files, folders and tars."""
 
+from training.datasets.identity import check_same_classes, digest_of
 from training.datasets.loading import load_pictures
-from training.datasets.memory import held_in_memory
+from training.datasets.memory import batch_for, held_in_memory
 from training.datasets.picture_files import FilePictures
 from training.datasets.pictures import ArrayPictures, Pictures, Subset, batches
 
@@ -10,7 +11,10 @@ __all__ = [
     "FilePictures",
     "Pictures",
     "Subset",
+    "batch_for",
     "batches",
+    "check_same_classes",
+    "digest_of",
     "held_in_memory",
     "load_pictures",
 ]

@@ -4,10 +4,18 @@ from typing import Final
 
 import torch
 
+from training.datasets.fitting import Shape
 from training.datasets.pictures import ArrayPictures, Pictures, batches
 
 LARGEST_BYTES: Final = 2**30
 BATCH: Final = 256
+PIXELS_AT_ONCE: Final = 1_600_000
+"""A network with 64 channels at full resolution then takes about 400 MB per layer."""
+
+
+def batch_for(shape: Shape, largest: int) -> int:
+    """How many pictures of `shape` to take at once: `largest`, fewer where pictures are big."""
+    return max(1, min(largest, PIXELS_AT_ONCE // (shape[1] * shape[2])))
 
 
 def held_in_memory(pictures: Pictures, *, largest_bytes: int = LARGEST_BYTES) -> Pictures:

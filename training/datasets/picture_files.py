@@ -10,7 +10,7 @@ from typing import Final, final
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from prn_guard.errors import DataError
@@ -127,7 +127,8 @@ class FilePictures:
 def decode(file: PictureFile) -> Tensor:
     """Decode one picture to `(c, h, w)` uint8, `c` 1 for gray and 3 for colour.
 
-    Orientation tags are not applied, as in the usual training pipelines.
+    Orientation tags are applied, as the runtime applies them: the detector's threshold holds only
+    for pictures that are read alike.
 
     Raises:
         DataError: missing, damaged, too large, of more than 8 bits, or with transparency.
@@ -136,7 +137,7 @@ def decode(file: PictureFile) -> Tensor:
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
             mode = _opaque_mode(picture, file.name)
-            array = np.array(picture.convert(mode))
+            array = np.array(ImageOps.exif_transpose(picture).convert(mode))
     except DataError:
         raise
     except UnidentifiedImageError as error:

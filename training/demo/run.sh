@@ -1,6 +1,6 @@
 #!/bin/sh
-# The demonstration, as one would type it. Every command goes on where it stopped, or says that its
-# work is done already.
+# The demonstration, as one would type it. Training, fitting and evaluation go on where they stopped,
+# or say that their work is done already; the other steps are short and are done again.
 set -eu
 PYTHON=${PYTHON:-python}
 PRN_GUARD=${PRN_GUARD:-prn-guard}

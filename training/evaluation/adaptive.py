@@ -8,6 +8,9 @@ whatever hurts the real one most is reported:
       only far from a label when both are.
     - `soft gate`: pictures are blended by a sigmoid of the score, so that the gradient also sees
       the detector.
+
+Not tried: a separate penalty for scores above the threshold; the soft gate alone carries the
+detector's gradient.
 """
 
 from collections.abc import Callable

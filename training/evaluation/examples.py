@@ -55,8 +55,9 @@ def write_examples(
         },
         {"class_names": list(class_names)},
     )
-    for left_over in (out / PICTURES).glob("*.png"):
-        left_over.unlink()
+    for left_over in (out / PICTURES).glob("[0-9]*-*.png"):
+        if left_over.stem.endswith(("-clean", "-perturbed")):
+            left_over.unlink()
     for number, position in enumerate(positions.tolist()):
         name = _file_name(class_names[int(test.labels[position])])
         _write_png(out / PICTURES / f"{number}-{name}-clean.png", images[number])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import perturb
-from training.datasets import Pictures, batches
+from training.datasets import Pictures, batch_for, batches
 
 BATCH = 250
 
@@ -48,7 +48,7 @@ def answers(
 ) -> Answers:
     """Run everything on `pictures`, under `perturbation` `(C, H, W)` if given."""
     parts: list[tuple[Tensor, ...]] = []
-    for images, labels in batches(pictures, BATCH):
+    for images, labels in batches(pictures, batch_for(pictures.shape, BATCH)):
         seen = as_delivered(images, perturbation)
         output = guarded(seen)
         bare = guarded.target(seen).argmax(dim=1)

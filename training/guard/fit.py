@@ -191,7 +191,7 @@ def _bank(request: FitRequest, splits: Splits, out: Path) -> Bank:
     with tracked("Crafting perturbations") as track:
         bank = craft_bank(
             request.loaded.target,
-            held_in_memory(splits.rectifier),
+            splits.rectifier,
             held_in_memory(splits.judging),
             norm=request.norm,
             epsilon=request.epsilon,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prn_guard.errors import DataError
 from prn_guard.nn.detector import Detector, pool_for
-from training.datasets import Pictures
+from training.datasets import Pictures, batch_for
 from training.guard.fit_rectifier import perturb_half
 from training.randomness import generator_for
 
@@ -110,7 +110,7 @@ def conformal_rank(count: int, false_positive_rate: float) -> int:
 def scores(rectifier: nn.Module, detector: Detector, pictures: Pictures) -> Tensor:
     """Detector scores `(N,)` of clean pictures."""
     found = []
-    for positions in torch.split(torch.arange(len(pictures)), BATCH):
+    for positions in torch.split(torch.arange(len(pictures)), batch_for(pictures.shape, BATCH)):
         images = pictures.batch(positions)
         found.append(detector(images - rectifier(images)))
     return torch.cat(found)
@@ -127,7 +127,9 @@ def _training_features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features `(N, F)` and whether each picture is perturbed `(N,)`."""
     features, is_perturbed = [], []
-    for number, positions in enumerate(torch.split(torch.arange(len(pictures)), BATCH)):
+    for number, positions in enumerate(
+        torch.split(torch.arange(len(pictures)), batch_for(pictures.shape, BATCH))
+    ):
         generator = generator_for(seed, "detector", number)
         images = pictures.batch(positions, crops=generator)
         seen, perturbed = perturb_half(images, perturbations, generator)

@@ -12,7 +12,7 @@ state/                of a fit that is under way; removed when it ends
 """
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
@@ -45,7 +45,7 @@ class GuardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    record_version: int = 1
+    record_version: Literal[1] = 1
     target: str
     """As given: `path/to/file.py:factory` or a torchvision name."""
     target_digest: str

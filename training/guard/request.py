@@ -8,8 +8,9 @@ from typing import Any, Final, Literal, final
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import state_digest
+from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import Pictures
+from training.datasets import Pictures, check_same_classes, digest_of
 from training.guard import folder as layout
 from training.targets import LoadedTarget
 
@@ -71,6 +72,7 @@ class FitRequest:
 
     Raises:
         InvalidArgumentError: a ball or options that make no sense.
+        DataError: training and test pictures have other classes.
     """
 
     loaded: LoadedTarget
@@ -82,6 +84,7 @@ class FitRequest:
 
     def __post_init__(self) -> None:
         check_ball(self.norm, self.epsilon, self.training.pictures.shape)
+        check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
         if not 0 < self.options.false_positive_rate < 1:
             raise InvalidArgumentError(
                 f"The false-positive rate is {self.options.false_positive_rate}; expected between "
@@ -99,9 +102,10 @@ class FitRequest:
             "target": self.loaded.spec,
             "target weights": state_digest(self.loaded.target),
             "images": self.training.spec,
-            "pictures": len(self.training.pictures),
+            "pictures": digest_of(self.training.pictures),
             "test images": self.test.spec,
-            "test pictures": len(self.test.pictures),
+            "test pictures": digest_of(self.test.pictures),
+            "prn-guard": __version__,
             "norm": self.norm,
             "epsilon": self.epsilon,
             **asdict(self.options),
@@ -129,6 +133,8 @@ class FitRequest:
             write_json(path, self.fingerprint())
             return
         before = read_json(path)
+        if not isinstance(before, dict):
+            before = {}
         changed = [
             f"{name} ({before.get(name)} there, {value} now)"
             for name, value in self.fingerprint().items()

@@ -6,8 +6,9 @@ at most 0.15. Diversity comes from random crafting subsets, starts and target cl
 penalty on the cosine to the members already accepted. Candidates that miss a criterion are rejected
 and counted.
 
-Departure: a candidate must fool two standard errors more of the judging pictures than the criterion
-asks for, so that the criterion holds on other pictures too.
+Departures: the source crafts its perturbations by iterative DeepFool, here they are made by
+sign-PGD, which fools more and is faster. A candidate must fool two standard errors more of the
+judging pictures than the criterion asks for, so that the criterion holds on other pictures too.
 """
 
 import math
@@ -25,7 +26,7 @@ from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.norms import Norm
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures, Subset
+from training.datasets import Pictures, Subset, held_in_memory
 from training.randomness import generator_for
 
 CRAFTING_SUBSET = 5000
@@ -68,7 +69,7 @@ class Bank:
     rejected_fooling: int
     rejected_cosine: int
     relaxed: bool
-    """True where the target could not be fooled as often as wished, and the strongest were kept."""
+    """True where too few candidates met the criteria, and the strongest of the others were kept."""
     held_out: int
 
     @property
@@ -178,7 +179,7 @@ def craft_bank(
         chosen = torch.randperm(len(crafting), generator=generator)[:size]
         candidate = stochastic_gradient_uap(
             classifier,
-            Subset(crafting, chosen),
+            held_in_memory(Subset(crafting, chosen)),
             norm=norm,
             epsilon=epsilon,
             generator=generator,

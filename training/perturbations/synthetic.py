@@ -10,7 +10,7 @@ Departures:
       value to reach epsilon can never be that dense, and Algorithm 1 as printed then accepts
       nothing (0 of 2,400 walks measured). `clipped_combinations` scales a random positive
       combination up until, clipped to the ball, it has the wanted l2 norm; it leaves the spanned
-      orthant by the clipping alone.
+      orthant by the clipping alone. Four members are combined at a time.
     - `synthesise` measures the acceptance of the walk first and takes the clipped form where the
       walk is accepted less often than `FEWEST_ACCEPTED`.
 """
@@ -32,7 +32,7 @@ MAX_STEPS = 100_000
 ROUNDING = 1e-6
 """A bank wholly in the corners of the ball has the largest l2 norm there is, up to rounding."""
 MEMBERS_COMBINED = 4
-"""A clipped combination of more members is so close to their mean that variety suffers."""
+"""A combination of many members is close to their mean, whatever the weights."""
 
 
 @dataclass(frozen=True)

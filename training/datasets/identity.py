@@ -1,0 +1,39 @@
+"""Telling sets of pictures apart, and whether two of them speak of the same classes."""
+
+import hashlib
+from typing import Final
+
+import torch
+
+from prn_guard.errors import DataError
+from training.datasets.pictures import Pictures
+
+SAMPLED: Final = 64
+
+
+def digest_of(pictures: Pictures) -> str:
+    """SHA-256 over the labels, and over the pixels of pictures evenly spaced through the set.
+
+    It tells sets apart that have the same name and size, without reading all of them.
+    """
+    digest = hashlib.sha256(pictures.labels.numpy().tobytes())
+    count = min(SAMPLED, len(pictures))
+    images = pictures.batch(torch.arange(count) * len(pictures) // count)
+    digest.update((images * 255).round().to(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> None:
+    """Refuse two sets whose classes have other names; sets that only number them always agree.
+
+    Raises:
+        DataError: with the first class that differs.
+    """
+    if all(name.isdigit() for name in names) or all(name.isdigit() for name in others):
+        return
+    for index, (name, other) in enumerate(zip(names, others, strict=False)):
+        if name != other:
+            raise DataError(
+                f"Class {index} is {name!r} in one set of pictures and {other!r} in the other. "
+                "Subfolders, sorted by name, must be the classifier's classes in both."
+            )
