@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prn_guard import console
+from training import options
 
 if TYPE_CHECKING:
     from training.datasets import Pictures
@@ -19,58 +20,6 @@ app = console.new_app(
     "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
 )
 
-TargetOption = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        help="The classifier: path/to/file.py:factory, or a torchvision name such as resnet18.",
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option("--weights", help="Its checkpoint: .safetensors, .pt, .pth (never unpickled)."),
-]
-ImagesOption = Annotated[
-    str,
-    typer.Option(
-        "--images",
-        help="Pictures: fashion-mnist, a folder with one subfolder per class or with idx files, "
-        "or a tar with labels.csv.",
-    ),
-]
-TestImagesOption = Annotated[
-    str, typer.Option("--test-images", help="Pictures to report on; nothing is chosen by them.")
-]
-EpsilonOption = Annotated[
-    str, typer.Option("--epsilon", help="Bound of the perturbations on [0, 1] pixels: 10/255.")
-]
-NormOption = Annotated[
-    Literal["linf", "l2"], typer.Option("--norm", help="Norm that epsilon bounds.")
-]
-ResizeOption = Annotated[
-    int | None,
-    typer.Option("--resize", min=8, help="First bring each picture's shorter side to this length."),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Use only this many pictures of each set.")
-]
-DataFolderOption = Annotated[
-    Path | None,
-    typer.Option("--data-folder", help="Where to look for Fashion-MNIST first."),
-]
-ShapeOption = Annotated[
-    str | None,
-    typer.Option("--input-shape", help="Input of a plain module: CHANNELSxHEIGHTxWIDTH."),
-]
-MeanOption = Annotated[
-    str | None, typer.Option("--input-mean", help="Its normalisation: 0.485,0.456,0.406.")
-]
-StdOption = Annotated[str | None, typer.Option("--input-std", help="Likewise: 0.229,0.224,0.225.")]
-RangeOption = Annotated[
-    int | None, typer.Option("--pixel-range", help="1 for pixels in [0, 1], 255 for 0..255.")
-]
-OrderOption = Annotated[str | None, typer.Option("--channel-order", help="rgb, bgr or gray.")]
-
 
 def main() -> None:
     """Entry point of `python -m training`."""
@@ -79,13 +28,13 @@ def main() -> None:
 
 @app.command()
 def fit(
-    target: TargetOption,
-    images: ImagesOption,
-    test_images: TestImagesOption,
-    epsilon: EpsilonOption,
+    target: options.TargetOption,
+    images: options.ImagesOption,
+    test_images: options.TestImagesOption,
+    epsilon: options.EpsilonOption,
     out: Annotated[Path, typer.Option("--out", help="The guard folder to write.")],
-    norm: NormOption = "linf",
-    weights: WeightsOption = None,
+    norm: options.NormOption = "linf",
+    weights: options.WeightsOption = None,
     architecture: Annotated[
         Literal["compact", "paper"], typer.Option(help="Rectifier: compact, or as published.")
     ] = "compact",
@@ -96,14 +45,14 @@ def fit(
     false_positive_rate: Annotated[
         float, typer.Option(help="Share of clean pictures that may be flagged.")
     ] = 0.01,
-    resize: ResizeOption = None,
-    limit: LimitOption = None,
-    data_folder: DataFolderOption = None,
-    input_shape: ShapeOption = None,
-    input_mean: MeanOption = None,
-    input_std: StdOption = None,
-    pixel_range: RangeOption = None,
-    channel_order: OrderOption = None,
+    resize: options.ResizeOption = None,
+    limit: options.LimitOption = None,
+    data_folder: options.DataFolderOption = None,
+    input_shape: options.ShapeOption = None,
+    input_mean: options.MeanOption = None,
+    input_std: options.StdOption = None,
+    pixel_range: options.RangeOption = None,
+    channel_order: options.OrderOption = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what an earlier fit left in --out.")
     ] = False,
@@ -115,8 +64,8 @@ def fit(
     from training.guard.fit import fit as fit_guard
     from training.guard.request import FitOptions, FitRequest, NamedPictures
 
-    options = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
-    loaded = _load_target(target, weights, options)
+    stated = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
+    loaded = _load_target(target, weights, stated)
     sets = {
         name: _load_pictures(
             spec, name, loaded, resize=resize, limit=limit, data_folder=data_folder
@@ -149,25 +98,25 @@ def fit(
 
 @app.command()
 def attack(
-    target: TargetOption,
-    images: ImagesOption,
-    epsilon: EpsilonOption,
+    target: options.TargetOption,
+    images: options.ImagesOption,
+    epsilon: options.EpsilonOption,
     out: Annotated[Path, typer.Option("--out", help="Safetensors file for the perturbation.")],
     method: Annotated[str, typer.Option("--method", help="Which attack; see below.")] = "sign-pgd",
-    norm: NormOption = "linf",
-    weights: WeightsOption = None,
+    norm: options.NormOption = "linf",
+    weights: options.WeightsOption = None,
     target_class: Annotated[
         int | None, typer.Option(min=0, help="Send every picture to this class.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of a gradient attack.")] = None,
-    resize: ResizeOption = None,
-    limit: LimitOption = None,
-    data_folder: DataFolderOption = None,
-    input_shape: ShapeOption = None,
-    input_mean: MeanOption = None,
-    input_std: StdOption = None,
-    pixel_range: RangeOption = None,
-    channel_order: OrderOption = None,
+    resize: options.ResizeOption = None,
+    limit: options.LimitOption = None,
+    data_folder: options.DataFolderOption = None,
+    input_shape: options.ShapeOption = None,
+    input_mean: options.MeanOption = None,
+    input_std: options.StdOption = None,
+    pixel_range: options.RangeOption = None,
+    channel_order: options.OrderOption = None,
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:
@@ -178,8 +127,8 @@ def attack(
     bound = console.parse_epsilon(epsilon, norm=norm)
     from training.attacks.command import craft_and_measure
 
-    options = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
-    loaded = _load_target(target, weights, options)
+    stated = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
+    loaded = _load_target(target, weights, stated)
     pictures = _load_pictures(
         images, "train", loaded, resize=resize, limit=limit, data_folder=data_folder
     )
@@ -203,7 +152,7 @@ def attack(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
-    images: ImagesOption,
+    images: options.ImagesOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the result files.")],
     perturbations: Annotated[
         list[Path] | None,
@@ -216,8 +165,8 @@ def evaluate(
         str | None,
         typer.Option(help="Pictures of the adaptive attacker; the guard's training pictures."),
     ] = None,
-    limit: LimitOption = None,
-    data_folder: DataFolderOption = None,
+    limit: options.LimitOption = None,
+    data_folder: options.DataFolderOption = None,
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:
@@ -260,7 +209,7 @@ def report(
 @app.command("demo-target")
 def demo_target(
     out: Annotated[Path, typer.Option("--out", help="Safetensors file for LeNet's weights.")],
-    data_folder: DataFolderOption = None,
+    data_folder: options.DataFolderOption = None,
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:

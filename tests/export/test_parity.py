@@ -135,9 +135,24 @@ def test_sides_that_agree() -> None:
 def test_every_difference_outside_the_band_is_counted() -> None:
     graph = _side(label=[0, 0, 1, 1], flagged=[False, True, True, False])
     parity = _tally(_side(), graph)
-    assert (parity.label_mismatches, parity.flag_mismatches) == (2, 2)
-    with pytest.raises(ArtifactError, match="4 pictures: 2 labels and 2 flags differ"):
+    # Under another flag another picture is classified: its label differs for that reason.
+    labels, flags = np.array([0, 0, 1, 1]), np.array([False, True, True, False])
+    plain = _side()
+    agreed = flags == plain["flagged"]
+    expected = (int(((labels != plain["label"]) & agreed).sum()), int((~agreed).sum()))
+    assert (parity.label_mismatches, parity.flag_mismatches) == expected
+    with pytest.raises(ArtifactError, match=f"{expected[0]} labels and {expected[1]} flags differ"):
         _refuse_disparity(parity)
+
+
+def test_a_label_near_the_threshold_is_no_excuse() -> None:
+    near = [THRESHOLD + SCORE_MARGIN / 2] * 4
+    flags = [True] * 4
+    parity = _tally(
+        _side(score=near, flagged=flags), _side(score=near, flagged=flags, label=[0] * 4)
+    )
+    assert parity.flag_mismatches == 0
+    assert parity.label_mismatches == int((_side()["label"] != 0).sum()) > 0
 
 
 def test_inside_the_band_decisions_may_differ() -> None:

@@ -45,10 +45,12 @@ def test_version_and_help(prn_guard):
 def test_inspect(prn_guard, folder, tmp_path):
     code, out, err = prn_guard("inspect", folder, "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")
-    for text in ("10/255", "1.000%", "8 x 8, rgb", "[bold]cat", "guarded.onnx", "yes", "opset"):
+    for text in ("10/255", "1.000%", "8 x 8, RGB", "[bold]cat", "guarded.onnx", "yes", "opset"):
         assert text in out
     record = json.loads((tmp_path / "o.json").read_text())
-    assert record["manifest"] == json.loads((folder / "manifest.json").read_text())
+    stored = json.loads((folder / "manifest.json").read_text())
+    assert len(stored.pop("manifest_sha256")) == 64
+    assert record["manifest"] == {**stored, "resize": None}
     assert record["files_verified"] is True
 
 

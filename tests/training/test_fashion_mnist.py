@@ -19,7 +19,9 @@ def test_one_pattern_breaks_a_lenet(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(train_lenet, "EPOCHS", 5)
     training = load_pictures("fashion-mnist", split="train", limit=6000)
     test = load_pictures("fashion-mnist", split="test", limit=1000)
-    accuracy = train_lenet.train_lenet(training, test, tmp_path / "lenet.safetensors", seed=0)
+    accuracy = train_lenet.train_lenet(
+        training, test, tmp_path / "lenet.safetensors", seed=0, least_accuracy=0.7
+    )
     assert accuracy > 0.7
     target = lenet()
     load_weights(target.classifier, read_checkpoint(tmp_path / "lenet.safetensors"), "lenet")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prn_guard.errors import TargetError
 from prn_guard.nn.target import count_classes, state_digest
 from training.attacks.fooling import predict
 from training.checkpoint import load_tensors
@@ -33,6 +34,7 @@ def _bars(count: int, seed: int) -> ArrayPictures:
 def _few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EPOCHS", 5)
     monkeypatch.setattr(module, "BATCH_SIZE", 50)
+    monkeypatch.setattr(module, "LEAST_ACCURACY", 0.0)
 
 
 def test_the_architecture() -> None:
@@ -49,6 +51,14 @@ def test_training_learns_and_its_accuracy_is_that_of_the_written_weights(tmp_pat
     right = (predict(loaded.target, test) == test.labels).double().mean()
     assert accuracy == float(right)
     assert accuracy > 0.6
+
+
+def test_a_lenet_below_the_demonstrations_wish_is_refused_and_not_written(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"wants at least 99\.9%"):
+        train_lenet(
+            _bars(100, 0), _bars(20, 1), tmp_path / "l.safetensors", seed=0, least_accuracy=0.999
+        )
+    assert not (tmp_path / "l.safetensors").exists()
 
 
 def test_interrupted_training_ends_with_the_same_weights(

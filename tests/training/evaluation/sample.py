@@ -99,7 +99,7 @@ def write_guard(
     for name in (RECTIFIER, DETECTOR):
         write_bytes(folder / name, name.encode())
     record = GuardRecord(
-        target="net.py:net", target_digest="0123456789abcdef" * 4,
+        target="net.py:net", target_digest="0123456789abcdef" * 4, files={},
         input=InputSpec(
             channels=channels, height=height, width=width, mean=(0.5,) * channels,
             std=(0.25,) * channels, channel_order="rgb" if channels == 3 else "gray",

@@ -1,0 +1,58 @@
+"""Options that several commands of `python -m training` share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="The classifier: path/to/file.py:factory, or a torchvision name such as resnet18.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", help="Its checkpoint: .safetensors, .pt, .pth (never unpickled)."),
+]
+ImagesOption = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        help="Pictures: fashion-mnist, a folder with one subfolder per class or with idx files, "
+        "or a tar with labels.csv.",
+    ),
+]
+TestImagesOption = Annotated[
+    str, typer.Option("--test-images", help="Pictures to report on; nothing is chosen by them.")
+]
+EpsilonOption = Annotated[
+    str, typer.Option("--epsilon", help="Bound of the perturbations on [0, 1] pixels: 10/255.")
+]
+NormOption = Annotated[
+    Literal["linf", "l2"], typer.Option("--norm", help="Norm that epsilon bounds.")
+]
+ResizeOption = Annotated[
+    int | None,
+    typer.Option("--resize", min=8, help="First bring each picture's shorter side to this length."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use only this many pictures of each set.")
+]
+DataFolderOption = Annotated[
+    Path | None,
+    typer.Option("--data-folder", help="Where to look for Fashion-MNIST first."),
+]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option("--input-shape", help="Input of a plain module: CHANNELSxHEIGHTxWIDTH."),
+]
+MeanOption = Annotated[
+    str | None, typer.Option("--input-mean", help="Its normalisation: 0.485,0.456,0.406.")
+]
+StdOption = Annotated[str | None, typer.Option("--input-std", help="Likewise: 0.229,0.224,0.225.")]
+RangeOption = Annotated[
+    int | None, typer.Option("--pixel-range", help="1 for pixels in [0, 1], 255 for 0..255.")
+]
+OrderOption = Annotated[str | None, typer.Option("--channel-order", help="rgb, bgr or gray.")]
