@@ -22,15 +22,20 @@ import torch
 from torch import Tensor
 
 from prn_guard.nn.guarded import GuardedClassifier
+from training.attacks.engine import Schedule
 from training.attacks.fooling import Classifier
 from training.attacks.norms import Norm
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures
+from training.datasets import Pictures, batch_for
 from training.guard.folder import GuardRecord
 from training.progress import Tracker, tracked
 from training.randomness import generator_for
 
+STEPS = 200
+BATCH_SIZE = 64
+"""Smaller batches and more of them: through the soft gate 150 steps of 64 left 47 and 56 % accuracy
+where 100 steps of 200 left 54 and 61 %, at 0.4 times the cost."""
 GATE_WIDTH = 1.0
 """Scores this far from the threshold are e:1 decided; the SVM's own margin is 1."""
 
@@ -89,6 +94,8 @@ def adaptive_perturbation(
         norm=norm,
         epsilon=epsilon,
         generator=generator,
+        schedule=Schedule(steps=STEPS),
+        batch_size=batch_for(pictures.shape, BATCH_SIZE),
         on_step=track,
     )
 

@@ -50,7 +50,7 @@ CRAFTING_PICTURES = 5000
 CURVE_PICTURES = 1000
 CURVE_SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 ADAPTIVE_SCALES = (0.5, 1.0, 2.0)
-STARTS = 2
+STARTS = 3
 """Random starts of the adaptive attacker per surrogate: one alone was up to 13 points too weak."""
 
 
