@@ -1,7 +1,6 @@
 """The tiny guard, loaded and evaluated once."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,14 @@ import pytest
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.training.small import NAMES, SHAPE
 from tests.training.tiny_guard import Workplace
-from training.attacks import stochastic_gradient
-from training.attacks.engine import Schedule
 from training.datasets import Pictures, load_pictures
+from training.evaluation import adaptive
 from training.evaluation.evaluate import evaluate_guard
 from training.guard.folder import load_guard
 
 
 def make_attacks_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stochastic_gradient, "Schedule", partial(Schedule, steps=12))
+    monkeypatch.setattr(adaptive, "STEPS", 12)
 
 
 @dataclass(frozen=True)
