@@ -2,8 +2,14 @@
 
 import copy
 
+import pytest
+
 from benchmarks import demo
 from prn_guard.files import read_json
+
+pytestmark = pytest.mark.skipif(
+    not demo.RESULT.exists(), reason="no figures are published: run benchmarks/demo.py"
+)
 
 
 def test_the_readme_shows_the_result_file() -> None:
