@@ -1,5 +1,4 @@
 import hashlib
-import json
 import os
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from onnx import numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from prn_guard.contract import Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
 from prn_guard.session import open_session, read_artifact
 
@@ -288,34 +286,3 @@ def test_malformed_graph_is_not_blamed_on_the_gpu(write_guard, monkeypatch):
 def test_unknown_device_is_refused(folder, device):
     with pytest.raises(InvalidArgumentError, match="expected 'cpu' or 'cuda'"):
         open_session(folder, device)
-
-
-def test_manifest_survives_a_round_trip(folder, tmp_path):
-    manifest, _ = read_artifact(folder)
-    manifest.write(tmp_path)
-    assert Manifest.read(tmp_path) == manifest
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m["class_names"].reverse(),
-        lambda m: m["detection"].update(target_false_positive_rate=0.001),
-        lambda m: m["trained_against"].update(epsilon=0.5),
-        lambda m: m["input"].update(mean=[0.1, 0.1, 0.1]),
-        lambda m: m.pop("manifest_sha256"),
-    ],
-)
-def test_a_manifest_edited_after_the_export_is_refused(folder, change):
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    with pytest.raises(ArtifactError, match="changed since it was exported"):
-        open_session(folder)
-
-
-def test_a_manifest_laid_out_otherwise_is_the_same(folder):
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()), indent=8, sort_keys=True))
-    open_session(folder)
