@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json, write_json
 
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
 GRAPH_FILE = "guarded.onnx"
+BARE_FILE = "bare.onnx"
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 SEAL = "manifest_sha256"
 
 IMAGE = "image"
@@ -39,7 +41,7 @@ class InputSpec(_Record):
 
     The target is fed `(pixels * pixel_range - mean) / std`, channel by channel. `pixel_range` is 1
     for classifiers that take [0, 1] and 255 for those that take 0..255; `mean` and `std` are on
-    that same scale.
+    that same scale. `layout` is the order of the axes that the classifier itself takes.
     """
 
     channels: Literal[1, 3]
@@ -49,6 +51,7 @@ class InputSpec(_Record):
     std: tuple[Positive, ...]
     pixel_range: Literal[1, 255] = 1
     channel_order: Literal["rgb", "bgr", "gray"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:
@@ -82,10 +85,65 @@ class FileEntry(_Record):
     size_bytes: Annotated[int, Field(gt=0)]
 
 
+class InputTensor(_Record):
+    """The graph's one input: four axes, the first of them free.
+
+    `uint8` values are pixels in 0..255, RGB or gray; `float32` ones are on the classifier's own
+    scale, in its own channel order, as the `InputSpec` beside says.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    dtype: Literal["uint8", "float32"]
+    layout: Literal["nhwc", "nchw"]
+
+    def shape(self, spec: InputSpec) -> tuple[int, int, int]:
+        """Axes after the batch of a graph that takes pictures of `spec`."""
+        channels, height, width = spec.shape
+        return (height, width, channels) if self.layout == "nhwc" else (channels, height, width)
+
+
+UINT8_NHWC: Final = InputTensor(name=IMAGE, dtype="uint8", layout="nhwc")
+
+
+class OutputNames(_Record):
+    """What the guard's answers are called among the graph's outputs."""
+
+    logits: str = LOGITS
+    label: str = LABEL
+    score: str = SCORE
+    flagged: str = FLAGGED
+
+    def all(self) -> tuple[str, str, str, str]:
+        """The four names: logits, label, score, flagged."""
+        return self.logits, self.label, self.score, self.flagged
+
+
+class Classifier(_Record):
+    """The classifier inside the graph."""
+
+    source: Literal["torch", "onnx"]
+    file_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    """Digest of the ONNX file that was wrapped; None for a torch module."""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 over its nodes and initialisers as they stand in the graph."""
+
+
+class Placement(_Record):
+    """Which of the graph's nodes would leave the GPU."""
+
+    basis: Literal["kernel table", "session"]
+    """The table of CUDA kernels, or what a session on a GPU answered."""
+    onnxruntime: str
+    nodes: Annotated[int, Field(gt=0)]
+    on_cpu: tuple[str, ...]
+
+
 class Detection(_Record):
     """The detector's working point: `flagged = score > threshold`."""
 
     threshold: float
+    fitted_threshold: float
+    """Before it was calibrated again on the exported graph; the same where it was not."""
     target_false_positive_rate: Fraction
     calibration_pictures: Annotated[int, Field(gt=0)]
 
@@ -107,19 +165,24 @@ class Parity(_Record):
 class Manifest(_Record):
     """`manifest.json`: all that a reader of the graph needs to know, checked before load."""
 
-    manifest_version: Literal[1] = MANIFEST_VERSION
+    manifest_version: Literal[2] = MANIFEST_VERSION
     created_by: str
     versions: dict[str, str]
     opset: Annotated[int, Field(ge=13, le=25)]
-    input_layout: Literal["uint8-nhwc"] = "uint8-nhwc"
+    precision: Literal["fp32", "fp16"]
     input: InputSpec
+    tensor: InputTensor
     resize: Annotated[int, Field(ge=8)] | None = None
     """What the shorter side of training pictures was brought to before the centre was cut."""
     class_names: Annotated[tuple[str, ...], Field(min_length=2)]
     outputs: Annotated[tuple[str, ...], Field(min_length=4)]
+    """All of the graph's outputs, in its order."""
+    names: OutputNames
+    classifier: Classifier
     trained_against: Ball
     detection: Detection
     parity: Parity
+    placement: Placement
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
 
     @classmethod
