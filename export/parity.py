@@ -1,41 +1,55 @@
 """Does the graph decide as the torch modules do? Measured on real pictures before anything ships.
 
 Decisions must agree on every picture outside a margin band: a flag may differ only where the score
-is closer than `SCORE_MARGIN` to the threshold (another picture is classified then), a label under
-the same flag only where the two largest logits are closer than `LOGIT_MARGIN`. Where a picture is
-not flagged, the logits must be bit-equal to the bare target's in the same runtime.
+is closer than a margin to the threshold (another picture is classified then), a label under the same
+flag only where the two largest logits are closer than a margin. Where a picture is not flagged, the
+logits must be bit-equal to the bare classifier's in the same runtime.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.guarded_graph import ServedGuard
-from prn_guard.contract import IMAGE, LOGITS, OUTPUTS, SCORE, Parity
+from export.classifier_graph import ClassifierGraph, Precision
+from export.deliveries import as_images, deliveries
+from export.sessions import runner
+from export.splice import GuardedGraph
+from prn_guard.contract import FLAGGED, LOGITS, OUTPUTS, SCORE, InputTensor, Parity
 from prn_guard.errors import ArtifactError
+from prn_guard.images import graph_input
 from prn_guard.nn.guarded import GuardedClassifier
-from training.datasets import Pictures, batch_for
-from training.evaluation.outcomes import as_delivered
+from prn_guard.session import Device
+from training.datasets import Pictures
 
-SCORE_MARGIN: Final = 1e-3
-"""About a hundred times the largest difference measured on LeNet and Fashion-MNIST (8.6e-6): two
-float32 convolution libraries differ by about 1e-6 in what is removed, and the logarithm with its
-floor of 1e-3 and the SVM's weights stretch that."""
-LOGIT_MARGIN: Final = 1e-3
-"""Likewise (1.1e-5), after the target."""
-BATCH = 250
+
+@final
+@dataclass(frozen=True)
+class Margins:
+    """How far the two sides may lie apart, and how close to a tie a decision is left open."""
+
+    score: float
+    logit: float
+
+
+MARGINS: Final[dict[Precision, Margins]] = {
+    # About a hundred times the largest differences measured on LeNet and Fashion-MNIST (8.6e-6 and
+    # 1.1e-5): two float32 convolution libraries differ by about 1e-6 in what is removed, and the
+    # logarithm with its floor of 1e-3 and the SVM's weights stretch that.
+    "fp32": Margins(score=1e-3, logit=1e-3),
+    "fp16": Margins(score=0.2, logit=0.2),
+}
 
 
 @final
 class Tally:
     """Counts of agreement over batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, margins: Margins) -> None:
+        self.margins = margins
         self.pictures = self.labels = self.flags = self.inside = 0
         self.logit_difference = self.score_difference = 0.0
         self.bit_equal = True
@@ -56,8 +70,8 @@ class Tally:
                 )
         score_gap = np.abs(torch_side["score"] - threshold)
         top = np.sort(torch_side["logits"], axis=1)
-        close_score = score_gap < SCORE_MARGIN
-        close_logits = top[:, -1] - top[:, -2] < LOGIT_MARGIN
+        close_score = score_gap < self.margins.score
+        close_logits = top[:, -1] - top[:, -2] < self.margins.logit
         flag_differs = torch_side["flagged"] != graph["flagged"]
         label_differs = torch_side["label"] != graph["label"]
         agreed = ~flag_differs
@@ -77,8 +91,8 @@ class Tally:
             label_mismatches=self.labels,
             flag_mismatches=self.flags,
             inside_margin=self.inside,
-            score_margin=SCORE_MARGIN,
-            logit_margin=LOGIT_MARGIN,
+            score_margin=self.margins.score,
+            logit_margin=self.margins.logit,
             max_logit_difference=self.logit_difference,
             max_score_difference=self.score_difference,
             unflagged_bit_equal=self.bit_equal,
@@ -86,39 +100,45 @@ class Tally:
 
 
 def measure_parity(
-    graph: bytes,
-    bare: bytes,
+    graph: GuardedGraph,
+    bare: ClassifierGraph,
     guarded: GuardedClassifier,
     pictures: Pictures,
     perturbations: Tensor,
+    *,
+    margins: Margins,
+    device: Device = "cpu",
 ) -> Parity:
-    """Compare graph and torch modules on every picture, clean and under one of `perturbations`.
+    """Compare graph and torch modules on every picture: clean, perturbed, at the threshold.
 
     Args:
-        graph: the serialised guarded graph.
-        bare: the serialised bare target.
-        guarded: the torch modules.
+        graph: the guarded graph.
+        bare: the classifier alone.
+        guarded: the torch modules, with the graph's threshold.
         pictures: to compare on.
         perturbations: `(P, C, H, W)`, taken in turn.
+        margins: how far scores and logits may differ.
+        device: what runs the graphs.
 
     Raises:
         ArtifactError: a decision differs outside the margin band, logits of an unflagged
             picture are not the bare target's, or a score or logit differs too much.
+        DeviceError: "cuda" was asked for and cannot be had.
     """
-    served = ServedGuard(guarded)
-    session, bare_session = _session(graph), _session(bare)
-    threshold = float(guarded.detector.threshold)
-    tally = Tally()
-    for image in _deliveries(pictures, perturbations):
+    run, run_bare = runner(graph.model, device=device), runner(bare.model, device=device)
+    spec, names, own = guarded.target.spec, graph.names, bare.logits_name
+    classifier_input = InputTensor(name=bare.input_name, dtype="float32", layout=spec.layout)
+    tally = Tally(margins)
+    for pixels in deliveries(pictures, perturbations, guarded):
         with torch.no_grad():
-            answer = served(torch.from_numpy(image))
-        torch_side = {name: value.numpy() for name, value in zip(OUTPUTS, answer, strict=True)}
-        answered = session.run(list(OUTPUTS), {IMAGE: image})
-        graph_side = dict(zip(OUTPUTS, answered, strict=True))
-        tally.add(torch_side, graph_side, threshold)
-        (logits,) = bare_session.run([LOGITS], {IMAGE: image})
-        unflagged = ~graph_side["flagged"]
-        tally.bit_equal &= bool((logits == graph_side["logits"])[unflagged].all())
+            answer = guarded(as_images(pixels))
+        torch_side = {name: getattr(answer, name).numpy() for name in OUTPUTS}
+        answered = run(graph_input(pixels, graph.tensor, spec), names.all())
+        graph_side = {role: answered[name] for role, name in zip(OUTPUTS, names.all(), strict=True)}
+        tally.add(torch_side, graph_side, float(guarded.detector.threshold))
+        logits = run_bare(graph_input(pixels, classifier_input, spec), (own,))[own]
+        unflagged = ~graph_side[FLAGGED]
+        tally.bit_equal &= bool((logits == graph_side[LOGITS])[unflagged].all())
     parity = tally.result()
     _refuse_disparity(parity)
     return parity
@@ -149,19 +169,3 @@ def _refuse_disparity(parity: Parity) -> None:
             f"{'; '.join(problems)}. Nothing was exported. The target may use an operator that "
             "exports inexactly."
         )
-
-
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-
-
-def _deliveries(pictures: Pictures, perturbations: Tensor) -> Iterator[NDArray[np.uint8]]:
-    """Batches `(N, H, W, C)` uint8: every picture clean, then under a perturbation."""
-    for number, positions in enumerate(
-        torch.split(torch.arange(len(pictures)), batch_for(pictures.shape, BATCH))
-    ):
-        images = pictures.batch(positions)
-        perturbation = perturbations[number % len(perturbations)]
-        for seen in (images, as_delivered(images, perturbation)):
-            pixels = (seen * 255).round().to(torch.uint8)
-            yield pixels.permute(0, 2, 3, 1).contiguous().numpy()

@@ -40,9 +40,13 @@ class GuardedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> GuardOutput:
         """Classify `images`, `(B, C, H, W)` float32 in [0, 1]."""
-        rectified = self.rectifier(images)
-        score = self.detector(images - rectified)
-        flagged = score > self.detector.threshold
+        rectified, score, flagged = self.examine(images)
         chosen = torch.where(flagged[:, None, None, None], rectified, images)
         logits = self.target(chosen)
         return GuardOutput(logits, logits.argmax(dim=1), score, flagged, rectified)
+
+    def examine(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rectified pictures `(B, C, H, W)`, scores `(B,)` and flags `(B,)`, without the target."""
+        rectified = self.rectifier(images)
+        score = self.detector(images - rectified)
+        return rectified, score, score > self.detector.threshold

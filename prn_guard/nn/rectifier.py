@@ -4,9 +4,11 @@ Source: Akhtar, Liu, Mian, "Defense against Universal Adversarial Perturbations"
 
 Departures: the `compact` architecture works at space-to-depth resolution and adds a global
 residual, `R(x) = x + g(x)`, whose last layer starts at zero so that training starts from the
-identity; the output of both is clamped to [0, 1].
+identity; the output of both is clamped to [0, 1]. `in_half_precision` gives either float16 weights;
+pictures, and the sum that makes the rectified one, stay in float32.
 """
 
+import copy
 from typing import Literal, cast, final
 
 import torch
@@ -59,8 +61,9 @@ class PaperRectifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Rectified images, `(B, C, H, W)` float32 in [0, 1], as `images` are."""
-        features = self.blocks(F.relu(self.entry(images)))
-        return cast("Tensor", self.exit(F.relu(self.squeeze(features)))).clamp(0.0, 1.0)
+        features = self.blocks(F.relu(self.entry(images.to(self.entry.weight.dtype))))
+        squeezed = F.relu(self.squeeze(features)).to(self.exit.weight.dtype)
+        return cast("Tensor", self.exit(squeezed)).clamp(0.0, 1.0)
 
 
 @final
@@ -86,13 +89,27 @@ class CompactRectifier(nn.Module):
         height, width = images.shape[2:]
         below, right = -height % self.factor, -width % self.factor
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
+        padded = padded.to(self.entry.weight.dtype)
         residual = self.exit(self.blocks(F.relu(self.entry(padded))))
         if self.factor > 1:
             residual = F.pixel_shuffle(residual, self.factor)
         if below or right:
             residual = residual[:, :, :height, :width]
-        rectified: Tensor = images + residual
+        rectified: Tensor = images + residual.to(images.dtype)
         return rectified.clamp(0.0, 1.0)
+
+
+def in_half_precision(rectifier: nn.Module) -> nn.Module:
+    """A copy of `rectifier` that computes in float16, between float32 pictures.
+
+    What the detector reads is the difference of two pictures, which half precision would round to
+    1/2048: `compact` emits that difference itself, and the last layer of `paper`, whose output is
+    the picture, stays in float32.
+    """
+    half = copy.deepcopy(rectifier).half()
+    if isinstance(half, PaperRectifier):
+        half.exit.float()
+    return half
 
 
 def default_spec(channels: Literal[1, 3], height: int, width: int) -> RectifierSpec:

@@ -1,6 +1,7 @@
 """Labelled pictures for training and evaluation: Fashion-MNIST, idx files, folders and tars."""
 
 from training.datasets.identity import check_same_classes, digest_of
+from training.datasets.idx import Split
 from training.datasets.loading import load_pictures
 from training.datasets.memory import batch_for, held_in_memory
 from training.datasets.picture_files import FilePictures
@@ -10,6 +11,7 @@ __all__ = [
     "ArrayPictures",
     "FilePictures",
     "Pictures",
+    "Split",
     "Subset",
     "batch_for",
     "batches",

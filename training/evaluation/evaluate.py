@@ -30,7 +30,6 @@ from training.datasets import (
     check_same_classes,
     digest_of,
     held_in_memory,
-    load_pictures,
 )
 from training.evaluation.adaptive import SURROGATES, InformedAttacker, scaled_epsilon
 from training.evaluation.examples import write_examples
@@ -40,6 +39,7 @@ from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.fit import versions
 from training.guard.folder import GuardRecord, load_bank, load_guard
+from training.guard.pictures import recorded_pictures
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
 from training.randomness import generator_for
@@ -83,9 +83,7 @@ def evaluate_guard(
     """
     begin = time.monotonic()
     guarded, record = load_guard(folder)
-    if data_folder is None and record.data_folder is not None:
-        data_folder = Path(record.data_folder)
-    test = _pictures(images, "test", record, limit, data_folder)
+    test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
     check_same_classes(record.class_names, test.class_names)
     loaded = {str(path): load_perturbations(path, record.input.shape) for path in files}
     request = _request(folder, record, images, test, files, crafting_images, seed)
@@ -124,20 +122,6 @@ def hardware() -> str:
     return f"{model}, {os.cpu_count()} CPUs"
 
 
-def _pictures(
-    spec: str, split: str, record: GuardRecord, limit: int | None, data_folder: Path | None
-) -> Pictures:
-    return load_pictures(
-        spec,
-        split="train" if split == "train" else "test",
-        size=record.input.shape,
-        resize=record.resize,
-        limit=limit,
-        class_count=len(record.class_names),
-        data_folder=data_folder,
-    )
-
-
 def _request(
     folder: Path,
     record: GuardRecord,
@@ -167,7 +151,9 @@ def _crafting(
 ) -> Pictures:
     """The adaptive attacker's pictures: some of the guard's training pictures, or others named."""
     limit = record.limit if crafting_images is None else None
-    pictures = _pictures(crafting_images or record.images, "train", record, limit, data_folder)
+    pictures = recorded_pictures(
+        record, crafting_images or record.images, "train", limit=limit, data_folder=data_folder
+    )
     order = torch.randperm(len(pictures), generator=generator_for(seed, "adaptive pictures"))
     return held_in_memory(Subset(pictures, order[:CRAFTING_PICTURES]))
 

@@ -1,0 +1,128 @@
+"""The classifier as an ONNX model of its own, ready to have the guard put in front of it.
+
+A torch module is exported, in float16 by converting the module itself. A classifier that came as an
+ONNX file is taken as it is, node for node; in float16 by onnxruntime's own converter.
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal, final
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.exporter import OPSET, forget_sources, to_onnx
+from prn_guard.contract import IMAGE, LOGITS, InputSpec
+from prn_guard.errors import TargetError
+from prn_guard.nn.target import Target
+from training.targets.onnx_files import OnnxClassifier
+
+Precision = Literal["fp32", "fp16"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ClassifierGraph:
+    """A classifier's ONNX model, which takes float32 pictures on its own scale.
+
+    Args:
+        model: free in its batch axis.
+        source: where it came from.
+        input_name: of its picture.
+        logits_name: of the output `(N, K)` that decides.
+        file_sha256: of the user's file; None for a torch module.
+    """
+
+    model: onnx.ModelProto
+    source: Literal["torch", "onnx"]
+    input_name: str
+    logits_name: str
+    file_sha256: str | None
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        return next(entry.version for entry in self.model.opset_import if entry.domain == "")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs, in order."""
+        return tuple(output.name for output in self.model.graph.output)
+
+
+def from_torch(target: Target, *, precision: Precision) -> ClassifierGraph:
+    """Export the wrapped classifier, without the scaling that `Target` applies.
+
+    Raises:
+        TargetError: it has no ONNX form, or fails in float16.
+    """
+    half = precision == "fp16"
+    classifier = HalfClassifier(target.classifier) if half else target.classifier
+    model = to_onnx(
+        classifier, _example(target.spec), opset=OPSET, image=IMAGE, outputs=(LOGITS,)
+    )
+    return ClassifierGraph(
+        model=model, source="torch", input_name=IMAGE, logits_name=LOGITS, file_sha256=None
+    )
+
+
+def from_onnx(classifier: OnnxClassifier, *, precision: Precision) -> ClassifierGraph:
+    """Take a classifier's own ONNX model.
+
+    Raises:
+        TargetError: it has no float16 form.
+    """
+    model = _half_model(classifier.model) if precision == "fp16" else classifier.model
+    model = copy.deepcopy(model)
+    forget_sources(model)
+    # Intermediate shapes may state the batch size that the file was exported with.
+    del model.graph.value_info[:]
+    return ClassifierGraph(
+        model=model,
+        source="onnx",
+        input_name=classifier.input_name,
+        logits_name=classifier.output_name,
+        file_sha256=hashlib.sha256(classifier.content).hexdigest(),
+    )
+
+
+@final
+class HalfClassifier(nn.Module):
+    """A classifier computing in float16 between float32 pictures and float32 logits."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(B, K)` float32 of `images` on the classifier's own scale."""
+        logits: Tensor = self.classifier(images.half())
+        return logits.float()
+
+
+def _example(spec: InputSpec) -> Tensor:
+    channels, height, width = spec.shape
+    nhwc = spec.layout == "nhwc"
+    return torch.zeros((2, height, width, channels) if nhwc else (2, channels, height, width))
+
+
+# Operators of the file's decision or range that lose more than they save in half precision.
+_KEPT_FULL: Final = ["Softmax", "LogSoftmax", "ArgMax", "Resize"]
+
+
+def _half_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        half: onnx.ModelProto = convert_float_to_float16(
+            copy.deepcopy(model), keep_io_types=True, op_block_list=_KEPT_FULL
+        )
+        onnx.checker.check_model(half, full_check=True)
+    except Exception as error:  # the converter raises whatever a graph makes it raise
+        raise TargetError(
+            f"The classifier's ONNX file cannot be converted to float16: {type(error).__name__}: "
+            f"{error}. Export with --precision fp32."
+        ) from error
+    return half

@@ -1,0 +1,106 @@
+"""torch modules to ONNX: one call of the exporter, and the removal of what it tells of this machine."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from typing import Final
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from prn_guard.errors import TargetError
+
+OPSET: Final = 20
+"""For classifiers given as torch modules. From opset 22 on, onnxruntime 1.31 has no CUDA kernel for
+MaxPool."""
+
+
+def to_onnx(
+    module: nn.Module, example: Tensor, *, opset: int, image: str, outputs: tuple[str, ...]
+) -> onnx.ModelProto:
+    """Export a module of one input as an ONNX model with a free batch axis.
+
+    Args:
+        module: maps `example` to as many tensors as there are `outputs`.
+        example: at least two pictures; a batch of one would be taken for a constant.
+        opset: of the model.
+        image: name of the input.
+        outputs: names of the outputs, in order.
+
+    Raises:
+        TargetError: the module has no ONNX form.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Deprecations inside the exporter are not ours to mend.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[image],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises what the module's code makes it raise
+        raise TargetError(
+            f"The target cannot be exported to ONNX: {_reason(error)} It must be traceable by "
+            "`torch.export`: no branches on values, no operators without an ONNX form."
+        ) from error
+    if program is None:
+        raise TargetError("The exporter gave no graph for this target.")
+    model = program.model_proto
+    name_batch(model.graph)
+    forget_sources(model)
+    return model
+
+
+def name_batch(graph: onnx.GraphProto) -> None:
+    """Free the batch axis of every input and output, under one name."""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def forget_sources(model: onnx.ModelProto) -> None:
+    """Remove what exporters note of the machine they ran on: stack traces with source paths.
+
+    Nothing that computes is touched.
+    """
+    model.doc_string = ""
+    del model.metadata_props[:]
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        _forget_in_nodes(function.node)
+    _forget_in_graph(model.graph)
+
+
+def _forget_in_graph(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for part in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    _forget_in_nodes(graph.node)
+
+
+def _forget_in_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            for graph in (attribute.g, *attribute.graphs):
+                if graph.node:
+                    _forget_in_graph(graph)
+
+
+def _reason(error: BaseException) -> str:
+    # The exporter wraps the cause in pages of advice on how to write to its authors.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}."

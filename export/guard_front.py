@@ -1,0 +1,102 @@
+"""The guard as it stands in front of a classifier: picture in, the picture to classify out.
+
+Rectify, score, choose. Everything runs in float32 but the rectifier, which may have float16 weights.
+A picture that is not flagged leaves on the classifier's own scale without a detour, so that the
+classifier sees the very bits it would have seen without the guard.
+"""
+
+from typing import Final, cast, final
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.exporter import to_onnx
+from prn_guard.contract import FLAGGED, IMAGE, SCORE, InputSpec, InputTensor
+from prn_guard.nn.detector import Detector
+
+CHOSEN: Final = "chosen"
+FRONT_OPSET: Final = 18
+"""Its operators mean the same from opset 13 to 25, so that the guard can take the classifier's."""
+
+
+@final
+class GuardFront(nn.Module):
+    """Rectifier, detector and choice, between what a client sends and what the classifier takes.
+
+    Args:
+        rectifier: `(B, C, H, W)` float32 in [0, 1] to the same.
+        detector: fitted, with its threshold.
+        spec: how the classifier wants its pictures.
+        tensor: what the client sends.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, rectifier: nn.Module, detector: Detector, spec: InputSpec, tensor: InputTensor
+    ) -> None:
+        super().__init__()
+        self.rectifier, self.detector = rectifier, detector
+        self.spec, self.tensor = spec, tensor
+        shape = (1, spec.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).reshape(shape), persistent=False)
+        self.normalises = any(spec.mean) or any(value != 1 for value in spec.std)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The picture to classify, in the classifier's scale and layout; score; flag.
+
+        Args:
+            image: as `tensor` says, `(B, H, W, C)` uint8 or float32 on the classifier's scale.
+        """
+        pixels, own = self._both_scales(image)
+        rectified = self.rectifier(pixels)
+        score = self.detector(pixels - rectified)
+        flagged = score > self.detector.threshold
+        choice = flagged[:, None, None, None]
+        scaled = self._ordered(self._normalised(self._ranged(rectified)))
+        return torch.where(choice, scaled, own), score, flagged
+
+    def _both_scales(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """`image` as `(B, C, H, W)` in [0, 1], and as the classifier takes it."""
+        if self.tensor.dtype == "float32":
+            return self._unit(image), image
+        integers = image.float()
+        if self.tensor.layout == "nhwc":
+            integers = integers.permute(0, 3, 1, 2).contiguous()
+        pixels = integers / 255
+        # Not by way of [0, 1] for 0..255: dividing and multiplying again is not exact.
+        ranged = integers if self.spec.pixel_range == 255 else pixels
+        return pixels, self._ordered(self._normalised(ranged))
+
+    def _ranged(self, pixels: Tensor) -> Tensor:
+        return pixels * self.spec.pixel_range if self.spec.pixel_range != 1 else pixels
+
+    def _normalised(self, ranged: Tensor) -> Tensor:
+        if self.spec.channel_order == "bgr":
+            ranged = ranged.flip(1)
+        return (ranged - self.mean) / self.std if self.normalises else ranged
+
+    def _ordered(self, images: Tensor) -> Tensor:
+        nhwc = self.spec.layout == "nhwc"
+        return images.permute(0, 2, 3, 1).contiguous() if nhwc else images
+
+    def _unit(self, own: Tensor) -> Tensor:
+        if self.spec.layout == "nhwc":
+            own = own.permute(0, 3, 1, 2).contiguous()
+        if self.normalises:
+            own = own * self.std + self.mean
+        if self.spec.channel_order == "bgr":
+            own = own.flip(1)
+        return own / self.spec.pixel_range if self.spec.pixel_range != 1 else own
+
+
+def front_model(front: GuardFront) -> onnx.ModelProto:
+    """Export the front, with the input `image` and the outputs `chosen`, `score`, `flagged`."""
+    dtype = cast("torch.dtype", getattr(torch, front.tensor.dtype))
+    example = torch.zeros(2, *front.tensor.shape(front.spec), dtype=dtype)
+    return to_onnx(
+        front, example, opset=FRONT_OPSET, image=IMAGE, outputs=(CHOSEN, SCORE, FLAGGED)
+    )

@@ -1,0 +1,274 @@
+"""Put the guard in front of a classifier's own ONNX graph, whose nodes and weights stay as they are.
+
+Source: none; the way is `onnx.compose`. The guard is exported for opset 18, of operators that mean
+the same from 13 to 25, and takes the classifier's opset. Where the guarded graph must keep the name
+of the classifier's input (so that clients need no change), that name can no longer stand for what
+the classifier reads: these references, and nothing else of the classifier, name the chosen picture
+instead. `classifier_digest` restores them, so that the digest is that of the original.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, final
+
+import onnx
+from onnx import compose, defs, helper
+
+from export.classifier_graph import ClassifierGraph
+from export.guard_front import CHOSEN
+from prn_guard.contract import FLAGGED, IMAGE, LABEL, LOGITS, SCORE, InputTensor, OutputNames
+from prn_guard.errors import TargetError
+
+PREFIX: Final = "guard."
+THRESHOLD: Final = f"{PREFIX}detector.threshold"
+LOWEST_OPSET: Final = 13
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GuardedGraph:
+    """The guarded classifier as one graph.
+
+    Args:
+        model: the graph.
+        tensor: its input.
+        names: of the guard's answers.
+        digest: of the classifier inside, equal to that of the classifier alone.
+    """
+
+    model: onnx.ModelProto
+    tensor: InputTensor
+    names: OutputNames
+    digest: str
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs, in order."""
+        return tuple(output.name for output in self.model.graph.output)
+
+
+def splice(
+    front: onnx.ModelProto,
+    classifier: ClassifierGraph,
+    tensor: InputTensor,
+    *,
+    keep_outputs: bool,
+) -> GuardedGraph:
+    """Join the guard's front and a classifier.
+
+    Args:
+        front: as `front_model` exports it.
+        classifier: what it feeds.
+        tensor: the front's input as clients shall see it.
+        keep_outputs: all of the classifier's outputs come first, under their own names; otherwise
+            only the logits are kept, under the name `logits`.
+
+    Raises:
+        TargetError: the classifier is guarded already, or too old for the guard's operators.
+    """
+    digest = classifier_digest(classifier.model.graph, classifier.input_name)
+    merged = _merge(front, classifier)
+    graph = merged.graph
+    taken = set(_names(classifier.model.graph)) - {classifier.input_name}
+    input_name = _free(tensor.name, taken)
+    outputs = [output.name for output in classifier.model.graph.output]
+    logits = classifier.logits_name
+    if not keep_outputs:
+        outputs = [logits]
+        if logits != LOGITS and LOGITS not in taken:
+            logits = _alias(graph, logits, LOGITS)
+            outputs = [logits]
+    taken |= {input_name, *outputs}
+    label = _append_label(graph, logits, _free(LABEL, taken))
+    score, flagged = _free(SCORE, taken), _free(FLAGGED, taken)
+    renamed = {
+        f"{PREFIX}{IMAGE}": input_name,
+        f"{PREFIX}{SCORE}": score,
+        f"{PREFIX}{FLAGGED}": flagged,
+    }
+    _rename(graph, renamed)
+    _order_outputs(graph, (*outputs, label, score, flagged))
+    onnx.checker.check_model(merged, full_check=True)
+    found = classifier_digest(graph, classifier.input_name)
+    if found != digest:
+        raise TargetError(
+            f"The classifier inside the guarded graph has the digest {found[:12]}..., the one "
+            f"outside {digest[:12]}...; splicing altered it. Nothing was exported."
+        )
+    return GuardedGraph(
+        model=merged,
+        tensor=tensor.model_copy(update={"name": input_name}),
+        names=OutputNames(logits=logits, label=label, score=score, flagged=flagged),
+        digest=digest,
+    )
+
+
+def classifier_digest(graph: onnx.GraphProto, input_name: str) -> str:
+    """SHA-256 over the nodes and initialisers of the classifier in `graph`.
+
+    Args:
+        graph: a classifier alone, or a guarded graph, of which the guard's part is left out.
+        input_name: what the classifier called its picture; stands for the chosen picture again.
+    """
+    digest = hashlib.sha256()
+    restored = {f"{PREFIX}{CHOSEN}": input_name}
+    for node in graph.node:
+        if not node.name.startswith(PREFIX):
+            original = copy.deepcopy(node)
+            _redirect([original], restored)
+            digest.update(original.SerializeToString(deterministic=True))
+    for kind in (graph.initializer, graph.sparse_initializer):
+        for initialiser in kind:
+            if not _initialiser_name(initialiser).startswith(PREFIX):
+                digest.update(initialiser.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def set_threshold(model: onnx.ModelProto, threshold: float) -> None:
+    """Give a guarded graph another threshold.
+
+    Raises:
+        TargetError: it has none under its name.
+    """
+    for initialiser in model.graph.initializer:
+        if initialiser.name == THRESHOLD:
+            value = onnx.numpy_helper.to_array(initialiser).copy()
+            value[...] = threshold
+            initialiser.CopyFrom(onnx.numpy_helper.from_array(value, THRESHOLD))
+            return
+    raise TargetError("The exporter hid the detector's threshold; no other one can be set.")
+
+
+def _merge(front: onnx.ModelProto, classifier: ClassifierGraph) -> onnx.ModelProto:
+    guarded_already = [name for name in _names(classifier.model.graph) if name.startswith(PREFIX)]
+    if guarded_already:
+        raise TargetError(
+            f"The classifier holds names such as {guarded_already[0]!r}: it is guarded already. "
+            "Wrap the original file."
+        )
+    stamped = _stamp(front, classifier.opset)
+    plain = copy.deepcopy(classifier.model)
+    plain.ir_version = stamped.ir_version = max(plain.ir_version, stamped.ir_version)
+    # An entry without a use, and not in both, would keep the two from being joined.
+    keep_used_domains(plain)
+    return compose.merge_models(
+        compose.add_prefix(stamped, PREFIX),
+        plain,
+        io_map=[(f"{PREFIX}{CHOSEN}", classifier.input_name)],
+        name="guarded",
+        doc_string="",
+        producer_name="prn-guard",
+    )
+
+
+def keep_used_domains(model: onnx.ModelProto) -> None:
+    """Remove opset imports of domains that no node belongs to."""
+    used = {node.domain for node in model.graph.node} | {""}
+    entries = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(entries)
+
+
+def _stamp(front: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The front under another opset, in which all its operators must have the same form.
+
+    Raises:
+        TargetError: they have not.
+    """
+    if opset < LOWEST_OPSET:
+        raise TargetError(
+            f"The classifier has opset {opset}; the guard needs {LOWEST_OPSET} or above. Convert "
+            "it with onnx.version_converter, or export it anew."
+        )
+    stamped = copy.deepcopy(front)
+    del stamped.opset_import[:]
+    stamped.opset_import.append(helper.make_opsetid("", opset))
+    for node in stamped.graph.node:
+        known = defs.get_schema(node.op_type, opset, "").attributes
+        for attribute in [item for item in node.attribute if item.name not in known]:
+            # Opset 13 has no `allowzero`; it matters only for shapes with a zero, which none has.
+            if (node.op_type, attribute.name) != ("Reshape", "allowzero"):
+                raise TargetError(
+                    f"The guard's {node.op_type} has no form at opset {opset}. Convert the "
+                    "classifier to opset 18 with onnx.version_converter."
+                )
+            node.attribute.remove(attribute)
+    return stamped
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name of a tensor or node in `graph` and the graphs inside it."""
+    for value in (*graph.input, *graph.output):
+        yield value.name
+    for initialiser in (*graph.initializer, *graph.sparse_initializer):
+        yield _initialiser_name(initialiser)
+    for node in graph.node:
+        yield from (node.name, *node.input, *node.output)
+        for inner in _graphs_of(node):
+            yield from _names(inner)
+
+
+def _initialiser_name(initialiser: "onnx.TensorProto | onnx.SparseTensorProto") -> str:
+    dense = initialiser.values if hasattr(initialiser, "values") else initialiser
+    return str(dense.name)
+
+
+def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _redirect(nodes: Iterable[onnx.NodeProto], names: dict[str, str]) -> None:
+    """Let nodes, and those of graphs inside them, read and write other tensors."""
+    for node in nodes:
+        for ends in (node.input, node.output):
+            for index, name in enumerate(ends):
+                ends[index] = names.get(name, name)
+        for graph in _graphs_of(node):
+            _redirect(graph.node, names)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    _redirect(graph.node, names)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or where the classifier uses it for something else, `guard_` before it."""
+    while name in taken:
+        name = f"guard_{name}"
+    return name
+
+
+def _alias(graph: onnx.GraphProto, name: str, alias: str) -> str:
+    """Give the output `name` another one."""
+    graph.node.append(helper.make_node("Identity", [name], [alias], name=f"{PREFIX}{alias}"))
+    output = copy.deepcopy(next(value for value in graph.output if value.name == name))
+    output.name = alias
+    graph.output.append(output)
+    return alias
+
+
+def _append_label(graph: onnx.GraphProto, logits: str, label: str) -> str:
+    graph.node.append(
+        helper.make_node(
+            "ArgMax", [logits], [label], name=f"{PREFIX}{LABEL}", axis=1, keepdims=0
+        )
+    )
+    graph.output.append(
+        helper.make_tensor_value_info(label, onnx.TensorProto.INT64, ["batch"])
+    )
+    return label
+
+
+def _order_outputs(graph: onnx.GraphProto, names: tuple[str, ...]) -> None:
+    """Keep these outputs alone, in this order."""
+    by_name = {value.name: copy.deepcopy(value) for value in graph.output}
+    del graph.output[:]
+    graph.output.extend(by_name[name] for name in names)
