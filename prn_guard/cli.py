@@ -154,7 +154,10 @@ def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
     mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
     shown = ", ".join(manifest.class_names[:5]) + (", ..." if classes > 5 else "")
     return [
-        ("input", f"{spec.width} x {spec.height}, {colours}, {manifest.input_layout}"),
+        (
+            "input",
+            f"{spec.width} x {spec.height}, {colours}, {manifest.tensor.dtype} {manifest.tensor.layout}",
+        ),
         (
             "inside the graph",
             f"{spec.channel_order}, range {spec.pixel_range}, mean {spec.mean}, std {spec.std}",

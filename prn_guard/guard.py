@@ -7,9 +7,10 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from prn_guard.contract import GRAPH_FILE, IMAGE, OUTPUTS, Manifest
+from prn_guard.contract import GRAPH_FILE, Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
 from prn_guard.images import check_batch
+from prn_guard.preparation import to_tensor
 from prn_guard.session import Device, open_session, runtime_errors
 from prn_guard.verdict import Verdict
 
@@ -75,8 +76,12 @@ class Guard:
         )
 
     def _classify_chunk(self, chunk: npt.NDArray[np.uint8]) -> Verdict:
+        tensor = self._manifest.tensor
         try:
-            logits, label, score, flagged = self._session.run(list(OUTPUTS), {IMAGE: chunk})
+            logits, label, score, flagged = self._session.run(
+                list(self._manifest.names.all()),
+                {tensor.name: to_tensor(chunk, self._manifest.input, tensor)},
+            )
         except self._errors as error:
             raise DeviceError(
                 f"{self.provider} could not run a batch of {len(chunk)} pictures: {error}. Pass a "

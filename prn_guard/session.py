@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prn_guard.contract import (
-    FLAGGED,
     GRAPH_FILE,
-    IMAGE,
-    LABEL,
-    LOGITS,
-    SCORE,
     FileEntry,
     Manifest,
 )
@@ -27,6 +22,7 @@ Device = Literal["cpu", "cuda"]
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _LOG_FATAL_ONLY = 4
+_INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -165,16 +161,14 @@ def _load_on_cuda(graph: bytes, place: Path) -> "InferenceSession":
 
 
 def _check_contract(session: "InferenceSession", manifest: Manifest, place: Path) -> None:
-    spec, classes = manifest.input, len(manifest.class_names)
-    picture = (spec.height, spec.width, spec.channels)
-    _check_tensors(
-        "input", session.get_inputs(), {IMAGE: ("tensor(uint8)", picture)}, (IMAGE,), place
-    )
+    tensor, names = manifest.tensor, manifest.names
+    picture = {tensor.name: (_INPUT_TYPES[tensor.dtype], tensor.shape(manifest.input))}
+    _check_tensors("input", session.get_inputs(), picture, (tensor.name,), place)
     outputs = {
-        LOGITS: ("tensor(float)", (classes,)),
-        LABEL: ("tensor(int64)", ()),
-        SCORE: ("tensor(float)", ()),
-        FLAGGED: ("tensor(bool)", ()),
+        names.logits: ("tensor(float)", (len(manifest.class_names),)),
+        names.label: ("tensor(int64)", ()),
+        names.score: ("tensor(float)", ()),
+        names.flagged: ("tensor(bool)", ()),
     }
     _check_tensors("output", session.get_outputs(), outputs, manifest.outputs, place)
 

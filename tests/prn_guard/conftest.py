@@ -73,17 +73,21 @@ def _model() -> onnx.ModelProto:
 
 def _manifest(spec: InputSpec, graph: bytes) -> dict[str, Any]:
     return {
-        "manifest_version": 1,
+        "manifest_version": 2,
         "created_by": "tests",
         "versions": {"onnx": onnx.__version__},
         "opset": 20,
-        "input_layout": "uint8-nhwc",
+        "precision": "fp32",
         "input": spec.model_dump(mode="json"),
+        "tensor": {"name": "image", "dtype": "uint8", "layout": "nhwc"},
         "class_names": ["ant", "bee", "[bold]cat", "dog"],
-        "outputs": ["logits", "label", "score", "flagged"],
+        "outputs": ["flagged", "score", "label", "logits"],
+        "names": {name: name for name in ("logits", "label", "score", "flagged")},
+        "classifier": {"source": "torch", "file_sha256": None, "digest": "c" * 64},
         "trained_against": {"norm": "linf", "epsilon": 10 / 255},
         "detection": {
             "threshold": THRESHOLD,
+            "fitted_threshold": 0.25,
             "target_false_positive_rate": 0.01,
             "calibration_pictures": 500,
         },
@@ -97,6 +101,12 @@ def _manifest(spec: InputSpec, graph: bytes) -> dict[str, Any]:
             "max_logit_difference": 1e-5,
             "max_score_difference": 1e-6,
             "unflagged_bit_equal": True,
+        },
+        "placement": {
+            "basis": "kernel table",
+            "onnxruntime": "1.31.1",
+            "nodes": 10,
+            "on_cpu": [],
         },
         "files": [
             {

@@ -60,7 +60,7 @@ def test_manifest_that_is_no_manifest_is_refused(folder, text):
     [
         lambda m: m.update(surprise=1),
         lambda m: m["input"].update(surprise=1),
-        lambda m: m.update(manifest_version=2),
+        lambda m: m.update(manifest_version=1),
         lambda m: m.update(class_names=["only"]),
         lambda m: m.update(files=[]),
         lambda m: m["detection"].update(threshold=float("nan")),
@@ -75,7 +75,7 @@ def test_manifest_that_is_no_manifest_is_refused(folder, text):
     ],
 )
 def test_manifest_outside_its_schema_is_refused(write_guard, change):
-    with pytest.raises(ArtifactError, match="does not follow manifest version 1"):
+    with pytest.raises(ArtifactError, match="does not follow manifest version 2"):
         open_session(write_guard(manifest=change))
 
 
