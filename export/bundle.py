@@ -71,9 +71,7 @@ def refuse_foreign(out: Path) -> None:
 
 def entry_of(name: str, content: bytes) -> FileEntry:
     """What the manifest states of a file."""
-    return FileEntry(
-        name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
-    )
+    return FileEntry(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def _swap(staging: Path, out: Path) -> None:

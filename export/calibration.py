@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from export.deliveries import as_integers, graph_input
+from export.deliveries import as_integers
 from export.sessions import runner
 from export.splice import GuardedGraph
 from prn_guard.errors import DataError
+from prn_guard.preparation import to_tensor
 from prn_guard.session import Device
 from training.datasets import batch_for, batches
 from training.guard.fit_detector import conformal_threshold
@@ -45,8 +46,10 @@ def calibrated_threshold(
     name = graph.names.score
 
     def score(images: Tensor) -> np.ndarray:
-        return run(graph_input(as_integers(images), graph.tensor, record.input), (name,))[name]
+        return run(to_tensor(as_integers(images), record.input, graph.tensor), (name,))[name]
 
     size = batch_for(calibration.shape, BATCH)
     scores = np.concatenate([score(images) for images, _ in batches(calibration, size)])
-    return float(np.float32(conformal_threshold(scores.astype(np.float64), record.false_positive_rate)))
+    return float(
+        np.float32(conformal_threshold(scores.astype(np.float64), record.false_positive_rate))
+    )

@@ -6,8 +6,9 @@ ONNX file is taken as it is, node for node; in float16 by onnxruntime's own conv
 
 import copy
 import hashlib
+import warnings
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 import onnx
 import torch
@@ -17,7 +18,9 @@ from export.exporter import OPSET, forget_sources, to_onnx
 from prn_guard.contract import IMAGE, LOGITS, InputSpec
 from prn_guard.errors import TargetError
 from prn_guard.nn.target import Target
-from training.targets.onnx_files import OnnxClassifier
+
+if TYPE_CHECKING:
+    from training.targets.onnx_files import OnnxClassifier
 
 Precision = Literal["fp32", "fp16"]
 
@@ -60,15 +63,13 @@ def from_torch(target: Target, *, precision: Precision) -> ClassifierGraph:
     """
     half = precision == "fp16"
     classifier = HalfClassifier(target.classifier) if half else target.classifier
-    model = to_onnx(
-        classifier, _example(target.spec), opset=OPSET, image=IMAGE, outputs=(LOGITS,)
-    )
+    model = to_onnx(classifier, _example(target.spec), opset=OPSET, image=IMAGE, outputs=(LOGITS,))
     return ClassifierGraph(
         model=model, source="torch", input_name=IMAGE, logits_name=LOGITS, file_sha256=None
     )
 
 
-def from_onnx(classifier: OnnxClassifier, *, precision: Precision) -> ClassifierGraph:
+def from_onnx(classifier: "OnnxClassifier", *, precision: Precision) -> ClassifierGraph:
     """Take a classifier's own ONNX model.
 
     Raises:
@@ -79,6 +80,7 @@ def from_onnx(classifier: OnnxClassifier, *, precision: Precision) -> Classifier
     forget_sources(model)
     # Intermediate shapes may state the batch size that the file was exported with.
     del model.graph.value_info[:]
+    _close_weights(model.graph)
     return ClassifierGraph(
         model=model,
         source="onnx",
@@ -86,6 +88,14 @@ def from_onnx(classifier: OnnxClassifier, *, precision: Precision) -> Classifier
         logits_name=classifier.output_name,
         file_sha256=hashlib.sha256(classifier.content).hexdigest(),
     )
+
+
+def _close_weights(graph: onnx.GraphProto) -> None:
+    """Leave the picture as the only input: old files also list weights, which clients could set."""
+    weights = {initialiser.name for initialiser in graph.initializer}
+    pictures = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]
+    graph.input.extend(pictures)
 
 
 @final
@@ -113,12 +123,20 @@ _KEPT_FULL: Final = ["Softmax", "LogSoftmax", "ArgMax", "Resize"]
 
 
 def _half_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float16 between inputs and outputs as they were.
+
+    Weights below the smallest float16 become zero or that number, as the converter sees fit.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     try:
-        half: onnx.ModelProto = convert_float_to_float16(
-            copy.deepcopy(model), keep_io_types=True, op_block_list=_KEPT_FULL
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one for each tensor with values that it rounds
+            half: onnx.ModelProto = convert_float_to_float16(
+                copy.deepcopy(model), keep_io_types=True, op_block_list=_KEPT_FULL
+            )
+        OnnxModel.graph_topological_sort(half.graph)  # it appends the casts of inputs at the end
         onnx.checker.check_model(half, full_check=True)
     except Exception as error:  # the converter raises whatever a graph makes it raise
         raise TargetError(

@@ -4,7 +4,7 @@ torch, onnx and onnxruntime are imported inside the commands, so that `--help` i
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,26 @@ def common() -> None:
 def guard(
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The artifact folder to write.")],
+    client_input: Annotated[
+        Literal["uint8-nhwc", "same"],
+        typer.Option("--input", help="8-bit pixels, or what the classifier itself took (drop-in)."),
+    ] = "uint8-nhwc",
+    precision: Annotated[
+        Literal["fp32", "fp16"],
+        typer.Option(help="Of rectifier and classifier; the detector stays in fp32."),
+    ] = "fp32",
+    with_bare: Annotated[
+        bool, typer.Option("--with-bare", help="Also write the classifier alone, for `bench`.")
+    ] = False,
+    allow_cpu_nodes: Annotated[
+        bool, typer.Option("--allow-cpu-nodes", help="Export although nodes would leave the GPU.")
+    ] = False,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEY", help="Ed25519 private key, PEM.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="What runs the graph for the checks.")
+    ] = "cpu",
     images: Annotated[
         str | None,
         typer.Option("--images", help="Pictures for the parity check; the fit's test pictures."),
@@ -39,26 +59,24 @@ def guard(
     ] = None,
     json_file: console.JsonOption = None,
 ) -> None:
-    """Export a guard as guarded.onnx and manifest.json, after a parity check."""
-    from export.bundle import export_guard
+    """Export a guard as guarded.onnx and manifest.json, after checks of placement and parity."""
+    from export.pipeline import ExportOptions, export_guard
+    from export.tables import manifest_rows
 
-    manifest = export_guard(folder, out, images=images, limit=limit, data_folder=data_folder)
-    parity, entry = manifest.parity, manifest.files[0]
-    console.print_table(
-        "Guarded graph",
-        ("what", "value"),
-        [
-            ("graph", f"{out / entry.name}, {entry.size_bytes:,} bytes, opset {manifest.opset}"),
-            ("sha256", entry.sha256),
-            ("outputs", ", ".join(manifest.outputs)),
-            ("parity, pictures compared", f"{parity.pictures:,}"),
-            ("labels / flags that differ", f"{parity.label_mismatches} / {parity.flag_mismatches}"),
-            ("inside the margin band", f"{parity.inside_margin / parity.pictures:.3%}"),
-            (
-                "largest difference, logits / score",
-                f"{parity.max_logit_difference:.2g} / {parity.max_score_difference:.2g}",
-            ),
-            ("unflagged logits bit-equal to bare", "yes" if parity.unflagged_bit_equal else "NO"),
-        ],
+    manifest = export_guard(
+        folder,
+        out,
+        ExportOptions(
+            client_input=client_input,
+            precision=precision,
+            with_bare=with_bare,
+            allow_cpu_nodes=allow_cpu_nodes,
+            private_key=sign,
+            device=device,
+            images=images,
+            limit=limit,
+            data_folder=data_folder,
+        ),
     )
+    console.print_table("Guarded graph", ("what", "value"), manifest_rows(manifest, out))
     console.write_result(json_file, manifest.model_dump(mode="json"))

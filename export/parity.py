@@ -20,8 +20,8 @@ from export.sessions import runner
 from export.splice import GuardedGraph
 from prn_guard.contract import FLAGGED, LOGITS, OUTPUTS, SCORE, InputTensor, Parity
 from prn_guard.errors import ArtifactError
-from prn_guard.images import graph_input
 from prn_guard.nn.guarded import GuardedClassifier
+from prn_guard.preparation import to_tensor
 from prn_guard.session import Device
 from training.datasets import Pictures
 
@@ -133,10 +133,10 @@ def measure_parity(
         with torch.no_grad():
             answer = guarded(as_images(pixels))
         torch_side = {name: getattr(answer, name).numpy() for name in OUTPUTS}
-        answered = run(graph_input(pixels, graph.tensor, spec), names.all())
+        answered = run(to_tensor(pixels, spec, graph.tensor), names.all())
         graph_side = {role: answered[name] for role, name in zip(OUTPUTS, names.all(), strict=True)}
         tally.add(torch_side, graph_side, float(guarded.detector.threshold))
-        logits = run_bare(graph_input(pixels, classifier_input, spec), (own,))[own]
+        logits = run_bare(to_tensor(pixels, spec, classifier_input), (own,))[own]
         unflagged = ~graph_side[FLAGGED]
         tally.bit_equal &= bool((logits == graph_side[LOGITS])[unflagged].all())
     parity = tally.result()

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
+import numpy as np
 import onnx
 from onnx import compose, defs, helper
 
 from export.classifier_graph import ClassifierGraph
-from export.guard_front import CHOSEN
+from export.guard_front import CHOSEN, THRESHOLD
 from prn_guard.contract import FLAGGED, IMAGE, LABEL, LOGITS, SCORE, InputTensor, OutputNames
 from prn_guard.errors import TargetError
 
 PREFIX: Final = "guard."
-THRESHOLD: Final = f"{PREFIX}detector.threshold"
 LOWEST_OPSET: Final = 13
 
 
@@ -127,18 +127,10 @@ def classifier_digest(graph: onnx.GraphProto, input_name: str) -> str:
 
 
 def set_threshold(model: onnx.ModelProto, threshold: float) -> None:
-    """Give a guarded graph another threshold.
-
-    Raises:
-        TargetError: it has none under its name.
-    """
-    for initialiser in model.graph.initializer:
-        if initialiser.name == THRESHOLD:
-            value = onnx.numpy_helper.to_array(initialiser).copy()
-            value[...] = threshold
-            initialiser.CopyFrom(onnx.numpy_helper.from_array(value, THRESHOLD))
-            return
-    raise TargetError("The exporter hid the detector's threshold; no other one can be set.")
+    """Give a guarded graph another threshold."""
+    name = f"{PREFIX}{THRESHOLD}"
+    (found,) = (item for item in model.graph.initializer if item.name == name)
+    found.CopyFrom(onnx.numpy_helper.from_array(np.array(threshold, dtype=np.float32), name))
 
 
 def _merge(front: onnx.ModelProto, classifier: ClassifierGraph) -> onnx.ModelProto:
@@ -257,13 +249,9 @@ def _alias(graph: onnx.GraphProto, name: str, alias: str) -> str:
 
 def _append_label(graph: onnx.GraphProto, logits: str, label: str) -> str:
     graph.node.append(
-        helper.make_node(
-            "ArgMax", [logits], [label], name=f"{PREFIX}{LABEL}", axis=1, keepdims=0
-        )
+        helper.make_node("ArgMax", [logits], [label], name=f"{PREFIX}{LABEL}", axis=1, keepdims=0)
     )
-    graph.output.append(
-        helper.make_tensor_value_info(label, onnx.TensorProto.INT64, ["batch"])
-    )
+    graph.output.append(helper.make_tensor_value_info(label, onnx.TensorProto.INT64, ["batch"]))
     return label
 
 

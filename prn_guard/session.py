@@ -50,7 +50,7 @@ def open_session(folder: Path, device: Device = "cpu") -> "tuple[Manifest, Infer
         raise InvalidArgumentError(f"device is {device!r}; expected 'cpu' or 'cuda'.")
     manifest, graph = read_artifact(folder)
     place = folder / GRAPH_FILE
-    session = _load_on_cuda(graph, place) if device == "cuda" else _load(graph, [_CPU], place)
+    session = load_graph(graph, device, place)
     _check_contract(session, manifest, place)
     return manifest, session
 
@@ -115,6 +115,21 @@ def _read_verified(folder: Path, entry: FileEntry) -> bytes:
             "guard anew."
         )
     return content
+
+
+def load_graph(graph: bytes, device: Device, place: Path) -> "InferenceSession":
+    """Load a graph onto `device`; the CPU never steps in for a GPU.
+
+    Args:
+        graph: the serialised model.
+        device: "cpu" or "cuda".
+        place: what messages call it.
+
+    Raises:
+        ArtifactError: the graph does not load.
+        DeviceError: "cuda" was asked for and cannot be had.
+    """
+    return _load_on_cuda(graph, place) if device == "cuda" else _load(graph, [_CPU], place)
 
 
 def _load(graph: bytes, providers: list[Any], place: Path) -> "InferenceSession":

@@ -29,6 +29,9 @@ LOG_FEATURE = Tolerance(
 SCORE = Tolerance(
     1e-4, 5e-3, "a weighted sum of log features of LOG_FEATURE's error, weights of norm about 1"
 )
+SCALED = Tolerance(
+    1e-5, 1e-4, "float32 pixels on a scale of up to 255, there and back: some ulps of 1.5e-5"
+)
 CONVOLUTION = Tolerance(
     1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
 )
