@@ -80,3 +80,38 @@ def guard(
     )
     console.print_table("Guarded graph", ("what", "value"), manifest_rows(manifest, out))
     console.write_result(json_file, manifest.model_dump(mode="json"))
+
+
+@app.command()
+def check(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An artifact folder, or any .onnx file.")
+    ],
+    device: Annotated[
+        str, typer.Option("--device", help="'table' needs no GPU; 'cuda' asks a session on one.")
+    ] = "table",
+    json_file: console.JsonOption = None,
+) -> None:
+    """Say which nodes of a graph would leave the GPU; exit code 1 when some would."""
+    from dataclasses import asdict
+
+    from export.placement import judge
+
+    placement, fallbacks = judge(path, device)
+    total, release = placement.nodes, f"onnxruntime {placement.onnxruntime}"
+    if fallbacks:
+        console.print_table(
+            f"{len(fallbacks)} of {total} nodes would run on the CPU under {release}",
+            ("node", "operator", "types", "why"),
+            [
+                (one.node, f"{one.op} {one.since_version or ''}".strip(), one.types, one.reason)
+                for one in fallbacks
+            ],
+            note="What to do about each: docs/check-refuses.md",
+        )
+    else:
+        console.say(f"All {total} nodes have a CUDA kernel of {release} ({placement.basis}).")
+    details = {"fallbacks": [asdict(one) for one in fallbacks]}
+    console.write_result(json_file, placement.model_dump(mode="json") | details)
+    if fallbacks:
+        raise typer.Exit(1)

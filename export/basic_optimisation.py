@@ -1,0 +1,255 @@
+"""A graph as onnxruntime partitions it: after the optimisations that no provider takes part in.
+
+A session on the CPU carries them out (constants and static shapes folded, reshapes and transposes
+simplified, local functions inlined) and writes what it got. Two things have to be kept from it:
+
+* Half precision. The CPU has few such kernels, so it would decompose operators and add casts that
+  a GPU never sees. It is therefore given the graph in float32, with the casts between the two held
+  open by an operator that stands in for them, and the types are put back by name.
+* Weights in other files. They are never read; each becomes an input of the same type.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import numpy_helper
+
+from prn_guard.errors import ArtifactError
+from prn_guard.session import runtime_errors
+
+_FLOAT = onnx.TensorProto.FLOAT
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_STAND_INS = ("Asinh", "Acosh", "Atanh", "Sinh", "Cosh")
+"""Elementwise, float32 on the CPU, and part of no pattern that onnxruntime looks for."""
+_SMALL = 1024
+_LOG_FATAL_ONLY = 4
+
+
+@dataclass(frozen=True)
+class BasicGraph:
+    """The optimised graph, and what it does not say itself.
+
+    Attributes:
+        model: nodes and types; values of larger weights are left out.
+        known: element types by name, where half precision had to be replaced by float32; empty
+            where `model` has the types of all its tensors itself.
+    """
+
+    model: onnx.ModelProto
+    known: dict[str, int]
+
+
+def parse(graph: bytes) -> onnx.ModelProto:
+    """Parse an ONNX file's bytes; weights in other files are not looked for.
+
+    Raises:
+        ArtifactError: the bytes are no ONNX model, or one without nodes or operator sets.
+    """
+    try:
+        model = onnx.load_model_from_string(graph)
+    except (DecodeError, ValueError) as error:
+        raise ArtifactError(
+            f"These {len(graph):,} bytes are no ONNX model: {error}. Name an .onnx file, or export "
+            "it anew."
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise ArtifactError(
+            f"This ONNX model has {len(model.graph.node)} nodes and {len(model.opset_import)} "
+            "operator sets; expected at least one of each. Export it anew."
+        )
+    return model
+
+
+def basic_graph(model: onnx.ModelProto) -> BasicGraph:
+    """Optimise a copy of `model` as onnxruntime does before it looks for kernels.
+
+    A model that the CPU cannot load (operators of unknown domains, or without a CPU kernel) comes
+    back with its functions inlined and its constants folded, but otherwise as it is.
+    """
+    model = _inlined(model)
+    constants = _externals_as_inputs(model.graph)
+    known = _types_by_name(model) if _has_halves(model) else {}
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    stand_in = _as_float32(twin, known) if known else None
+    optimised = _through_cpu_session(twin)
+    if optimised is None:
+        inferred = onnx.ModelProto()
+        inferred.CopyFrom(_inferred(model))
+        _fold(inferred.graph, constants)
+        return BasicGraph(inferred, {})
+    for graph in graphs(optimised.graph):
+        for node in graph.node:
+            if node.op_type == stand_in:
+                node.op_type = "Cast"
+    return BasicGraph(optimised, known)
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and every graph inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from graphs(inner)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches or the body of a control-flow node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnx import inliner
+
+    if model.functions:
+        try:
+            return inliner.inline_local_functions(model)
+        except (RuntimeError, ValueError) as error:
+            raise ArtifactError(
+                f"The functions of this ONNX model cannot be inlined: {error}. Export it anew."
+            ) from error
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _externals_as_inputs(top: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    for graph in graphs(top):
+        kept = []
+        for tensor in graph.initializer:
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                kept.append(tensor)
+                continue
+            names.add(tensor.name)
+            if all(value.name != tensor.name for value in top.input):
+                top.input.append(
+                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                )
+        if len(kept) < len(graph.initializer):
+            left = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+            del graph.initializer[:]
+            graph.initializer.extend(left)
+    return names
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with the types of all tensors, as far as they can be inferred."""
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return model
+
+
+def _has_halves(model: onnx.ModelProto) -> bool:
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            for attribute in node.attribute:
+                named = attribute.i if attribute.name in {"to", "dtype"} else 0
+                if {named, attribute.t.data_type} & set(_HALVES):
+                    return True
+        values = {value.type.tensor_type.elem_type for value in graph.input}
+        if (values | {tensor.data_type for tensor in graph.initializer}) & set(_HALVES):
+            return True
+    return False
+
+
+def _types_by_name(model: onnx.ModelProto) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for graph in graphs(_inferred(model).graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            found[value.name] = value.type.tensor_type.elem_type
+        for tensor in graph.initializer:
+            found[tensor.name] = tensor.data_type
+    return found
+
+
+def _as_float32(model: onnx.ModelProto, types: dict[str, int]) -> str:
+    """Turn half precision into float32 in place; the operator that stands in for casts of it."""
+    used = {node.op_type for graph in graphs(model.graph) for node in graph.node}
+    stand_in = next((name for name in _STAND_INS if name not in used), _STAND_INS[0])
+    for graph in graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in _HALVES:
+                value.type.tensor_type.elem_type = _FLOAT
+        for tensor in graph.initializer:
+            _widen(tensor)
+        for node in graph.node:
+            _widen_node(node, types, stand_in)
+    return stand_in
+
+
+def _widen_node(node: onnx.NodeProto, types: dict[str, int], stand_in: str) -> None:
+    number = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+    sides = {number, types.get(node.input[0]) if node.input else None}
+    if node.op_type == "Cast" and sides & set(_HALVES) and sides <= {*_HALVES, _FLOAT}:
+        node.op_type = stand_in
+        del node.attribute[:]
+    for attribute in node.attribute:
+        if attribute.name in {"to", "dtype"} and attribute.i in _HALVES:
+            attribute.i = _FLOAT
+        if attribute.HasField("t"):
+            _widen(attribute.t)
+
+
+def _widen(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _HALVES:
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name)
+        )
+
+
+def _through_cpu_session(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    import onnxruntime
+
+    refusals: tuple[type[Exception], ...] = (*runtime_errors(), OSError)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_FATAL_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    prefix = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(f"{prefix}file_name", "weights")
+    options.add_session_config_entry(f"{prefix}min_size_in_bytes", str(_SMALL))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(place)
+        try:
+            onnxruntime.InferenceSession(
+                model.SerializeToString(),
+                sess_options=options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+            )
+            return onnx.load(place, load_external_data=False)
+        except refusals:
+            return None
+
+
+def _fold(graph: onnx.GraphProto, constants: set[str]) -> None:
+    """Remove the nodes that compute on constants only; what they gave joins `constants`."""
+    constants.update(tensor.name for tensor in graph.initializer)
+    left = []
+    for node in graph.node:
+        random = node.op_type.startswith(("Random", "Bernoulli", "Multinomial"))
+        if all(not name or name in constants for name in node.input) and not (
+            random or any(subgraphs(node))
+        ):
+            constants.update(node.output)
+        else:
+            for inner in subgraphs(node):
+                _fold(inner, constants)
+            left.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del graph.node[:]
+    graph.node.extend(left)
