@@ -21,7 +21,7 @@ BISECTIONS: Final = 10
 def deliveries(
     pictures: Pictures, perturbations: Tensor, guarded: GuardedClassifier
 ) -> Iterator[NDArray[np.uint8]]:
-    """Batches `(N, H, W, C)` uint8: every picture clean, under a perturbation, some at the threshold.
+    """Batches `(N, H, W, C)` uint8: every picture clean and perturbed, some at the threshold.
 
     Args:
         pictures: all of them are delivered.

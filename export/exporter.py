@@ -1,4 +1,4 @@
-"""torch modules to ONNX: one call of the exporter, and the removal of what it tells of this machine."""
+"""torch modules to ONNX, and the removal of what exporters tell of the machine they ran on."""
 
 import logging
 import warnings

@@ -1,8 +1,8 @@
 """The guard as it stands in front of a classifier: picture in, the picture to classify out.
 
-Rectify, score, choose. Everything runs in float32 but the rectifier, which may have float16 weights.
-A picture that is not flagged leaves on the classifier's own scale without a detour, so that the
-classifier sees the very bits it would have seen without the guard.
+Rectify, score, choose, in float32 but for a rectifier of float16 weights. A picture that is not
+flagged leaves on the classifier's own scale without a detour, so that the classifier sees the very
+bits it would have seen without the guard.
 """
 
 from typing import Final, cast, final

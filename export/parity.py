@@ -1,9 +1,9 @@
 """Does the graph decide as the torch modules do? Measured on real pictures before anything ships.
 
 Decisions must agree on every picture outside a margin band: a flag may differ only where the score
-is closer than a margin to the threshold (another picture is classified then), a label under the same
-flag only where the two largest logits are closer than a margin. Where a picture is not flagged, the
-logits must be bit-equal to the bare classifier's in the same runtime.
+is closer than a margin to the threshold (another picture is classified then), a label under the
+same flag only where the two largest logits are closer than a margin. Where a picture is not
+flagged, the logits must be bit-equal to the bare classifier's in the same runtime.
 """
 
 from dataclasses import dataclass

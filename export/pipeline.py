@@ -143,7 +143,7 @@ def _listed(fallbacks: tuple[Fallback, ...]) -> str:
 def _calibrate(
     graph: GuardedGraph, guarded: GuardedClassifier, record: GuardRecord, options: ExportOptions
 ) -> Detection:
-    """In half precision, give graph and modules the threshold that the graph's own scores ask for."""
+    """In half precision, give graph and modules the threshold that the graph's scores ask for."""
     threshold = record.threshold
     if options.precision == "fp16":
         console.say("Calibrating the threshold on the exported graph")

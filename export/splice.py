@@ -1,4 +1,4 @@
-"""Put the guard in front of a classifier's own ONNX graph, whose nodes and weights stay as they are.
+"""Put the guard in front of a classifier's own ONNX graph, whose nodes and weights stay untouched.
 
 Source: none; the way is `onnx.compose`. The guard is exported for opset 18, of operators that mean
 the same from 13 to 25, and takes the classifier's opset. Where the guarded graph must keep the name

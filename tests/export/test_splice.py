@@ -227,7 +227,7 @@ def _with_branch() -> onnx.ModelProto:
     otherwise = helper.make_graph(
         [helper.make_node("Identity", ["plain"], ["kept"])], "else", [], [value("kept", shape=None)]
     )
-    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))  # noqa: FBT003
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(
         helper.make_node("If", ["yes"], ["logits"], then_branch=then, else_branch=otherwise)
     )
