@@ -14,7 +14,6 @@ from prn_guard import console
 from prn_guard.version import __version__
 
 if TYPE_CHECKING:
-    from prn_guard.contract import Manifest
     from prn_guard.guard import Guard
 
 BATCH_SIZE = 64
@@ -23,6 +22,14 @@ app = console.new_app("prn-guard", "Look at an exported guard, and classify pict
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What `python -m export` wrote.")
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key",
+        metavar="FILE",
+        help="Refuse the folder unless its manifest is signed by this Ed25519 key (PEM).",
+    ),
 ]
 
 
@@ -50,12 +57,19 @@ def common(
 
 
 @app.command()
-def inspect(folder: FolderArgument, json_file: console.JsonOption = None) -> None:
+def inspect(
+    folder: FolderArgument,
+    json_file: console.JsonOption = None,
+    public_key: KeyOption = None,
+) -> None:
     """Verify and load an exported guard; print its manifest."""
+    from prn_guard.description import describe
     from prn_guard.session import open_session
 
-    manifest, _ = open_session(folder)
-    console.print_table("Guard", ("what", "value"), _facts(manifest))
+    manifest, _ = open_session(folder, public_key=public_key)
+    signature = "valid" if public_key else "not checked: no --public-key was given"
+    facts = [*describe(manifest), ("signature", signature)]
+    console.print_table("Guard", ("what", "value"), facts)
     console.print_table(
         "Files",
         ("file", "bytes", "sha256", "verified"),
@@ -66,6 +80,7 @@ def inspect(folder: FolderArgument, json_file: console.JsonOption = None) -> Non
         {
             "folder": str(folder),
             "files_verified": True,
+            "signature_verified": public_key is not None,
             "manifest": manifest.model_dump(mode="json"),
         },
     )
@@ -83,11 +98,13 @@ def predict(
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="What runs the graph; cuda never becomes cpu.")
     ] = "cpu",
+    public_key: KeyOption = None,
 ) -> None:
     """Classify pictures and say which of them look perturbed."""
+    from prn_guard.description import printable
     from prn_guard.guard import Guard
 
-    guard = Guard(folder, device=device)
+    guard = Guard(folder, device=device, public_key=public_key)
     threshold = guard.manifest.detection.threshold
     results = list(_classify_files(guard, pictures, resize=resize))
     common = os.path.commonpath([picture.absolute().parent for picture in pictures])
@@ -97,7 +114,7 @@ def predict(
         [
             (
                 os.path.relpath(result["file"], common),
-                f"{result['label']} {result['class_name']}",
+                f"{result['label']} {printable(result['class_name'])}",
                 f"{result['probability']:.4f}",
                 f"{result['score']:.4f}",
                 f"{threshold:.4f}",
@@ -144,40 +161,3 @@ def _classify_files(
                 "score": float(verdict.score[row]),
                 "flagged": bool(verdict.flagged[row]),
             }
-
-
-def _facts(manifest: "Manifest") -> list[tuple[str, str]]:
-    spec, detection, parity = manifest.input, manifest.detection, manifest.parity
-    ball = manifest.trained_against
-    classes = len(manifest.class_names)
-    colours = "gray" if spec.channels == 1 else "RGB"
-    mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
-    shown = ", ".join(manifest.class_names[:5]) + (", ..." if classes > 5 else "")
-    return [
-        (
-            "input",
-            f"{spec.width} x {spec.height}, {colours}, {manifest.tensor.dtype} {manifest.tensor.layout}",
-        ),
-        (
-            "inside the graph",
-            f"{spec.channel_order}, range {spec.pixel_range}, mean {spec.mean}, std {spec.std}",
-        ),
-        ("classes", f"{classes}: {shown}"),
-        ("threshold", f"{detection.threshold:.6g}"),
-        ("false-positive rate", f"{detection.target_false_positive_rate:.3%}"),
-        ("calibration pictures", str(detection.calibration_pictures)),
-        ("trained against", console.ball_text(ball.norm, ball.epsilon)),
-        ("outputs", ", ".join(manifest.outputs)),
-        ("opset", str(manifest.opset)),
-        ("created by", manifest.created_by),
-        ("versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())),
-        (
-            "parity with torch",
-            f"{parity.pictures} pictures, {mismatches}, {parity.inside_margin} inside the margin",
-        ),
-        (
-            "largest difference",
-            f"logits {parity.max_logit_difference:.3g}, score {parity.max_score_difference:.3g}",
-        ),
-        ("unflagged bit-equal", "yes" if parity.unflagged_bit_equal else "no"),
-    ]

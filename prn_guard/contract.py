@@ -12,7 +12,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prn_guard.errors import ArtifactError
-from prn_guard.files import read_json, write_json
+from prn_guard.files import write_json
+from prn_guard.plain_files import read_bounded
+from prn_guard.strict_json import parse_json
 
 MANIFEST_VERSION: Final = 2
 GRAPH_FILE = "guarded.onnx"
@@ -20,6 +22,10 @@ BARE_FILE = "bare.onnx"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 SEAL = "manifest_sha256"
+MAX_MANIFEST_BYTES: Final = 16 << 20
+"""A hundred times what a manifest of twenty thousand classes takes."""
+MAX_GRAPH_BYTES: Final = (1 << 31) - 1
+"""What protobuf can hold in one message."""
 
 IMAGE = "image"
 LOGITS = "logits"
@@ -185,6 +191,15 @@ class Manifest(_Record):
     placement: Placement
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _one_name_per_output(self) -> Self:
+        answers = self.names.all()
+        if len(set(answers)) != len(answers) or len(set(self.outputs)) != len(self.outputs):
+            raise ValueError(f"outputs {self.outputs} and names {answers} must hold none twice")
+        if not set(answers) <= set(self.outputs):
+            raise ValueError(f"names {answers} must be among the outputs {self.outputs}")
+        return self
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read `manifest.json` of an artifact folder.
@@ -194,16 +209,27 @@ class Manifest(_Record):
                 changed since it was written.
         """
         path = folder / MANIFEST_FILE
-        content = read_json(path)
+        return cls.parse(read_bounded(path, MAX_MANIFEST_BYTES), path)
+
+    @classmethod
+    def parse(cls, text: bytes, path: Path) -> Self:
+        """Parse the contents of a `manifest.json` that was read from `path`.
+
+        Raises:
+            ArtifactError: as for `read`.
+        """
+        content = parse_json(text, path)
         found = content.pop(SEAL, None) if isinstance(content, dict) else None
         try:
-            manifest = cls.model_validate(content)
+            # As JSON, because strict parsing takes its arrays for tuples and nothing for a number
+            # that is none.
+            manifest = cls.model_validate_json(_canonical(content), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise ArtifactError(
                 f"{path} does not follow manifest version {MANIFEST_VERSION} "
-                f"({error.error_count()} problem(s); first at {place}: {first['msg']}). "
+                f"({error.error_count()} problem(s); first at {place[:200]!r}: {first['msg']}). "
                 "Export the guard anew, or use the prn-guard version that wrote it."
             ) from error
         if found != seal(content):
@@ -225,5 +251,8 @@ def seal(content: dict[str, Any]) -> str:
     It shows that a manifest was edited or damaged. Whoever can replace the whole artifact can
     compute it too: against that only a signature helps.
     """
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

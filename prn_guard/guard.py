@@ -1,5 +1,6 @@
 """The guard as a Python object: pictures in, verdicts out."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import final
@@ -8,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from prn_guard.contract import GRAPH_FILE, Manifest
-from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
+from prn_guard.errors import InvalidArgumentError
+from prn_guard.execution import check_buckets, grey, pad, run
 from prn_guard.images import check_batch
-from prn_guard.preparation import to_tensor
-from prn_guard.session import Device, open_session, runtime_errors
+from prn_guard.session import Device, open_session
 from prn_guard.verdict import Verdict
 
 
@@ -24,17 +25,31 @@ class Guard:
     Args:
         folder: what `python -m export` wrote; every file in it is verified before it is loaded.
         device: "cpu", or "cuda" for the first visible NVIDIA GPU.
+        public_key: a PEM file of an Ed25519 key; the manifest must then be signed by it.
+        buckets: batch sizes that the graph is to see; smaller batches are padded up to the next
+            and larger ones cut at the largest. None: powers of two up to 64 on the GPU, where
+            every new size costs a search for the fastest convolutions, and any size on the CPU.
 
     Raises:
-        InvalidArgumentError: `device` is neither "cpu" nor "cuda".
-        ArtifactError: a file is missing or changed, or the graph does not keep the contract.
+        InvalidArgumentError: `device` is neither "cpu" nor "cuda", a bucket is below 1, or the key
+            cannot be used.
+        ArtifactError: a file is missing or changed, the signature is missing or wrong, or the graph
+            does not keep the contract.
         DeviceError: "cuda" was asked for and cannot be had.
     """
 
-    def __init__(self, folder: str | PathLike[str], *, device: Device = "cpu") -> None:
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        device: Device = "cpu",
+        public_key: str | PathLike[str] | None = None,
+        buckets: Sequence[int] | None = None,
+    ) -> None:
         self._place = Path(folder) / GRAPH_FILE
-        self._manifest, self._session = open_session(Path(folder), device)
-        self._errors = runtime_errors()
+        self._buckets = check_buckets(buckets, device)
+        key = None if public_key is None else Path(public_key)
+        self._manifest, self._session = open_session(Path(folder), device, public_key=key)
 
     @property
     def manifest(self) -> Manifest:
@@ -46,14 +61,25 @@ class Guard:
         """The onnxruntime provider that runs the graph, e.g. "CUDAExecutionProvider"."""
         return str(self._session.get_providers()[0])
 
+    def warm_up(self) -> None:
+        """Run every bucket once, on grey pictures, or one picture where there are no buckets.
+
+        The first batch of a size takes longer than later ones, on the GPU by seconds.
+
+        Raises:
+            DeviceError: the device cannot run a bucket, e.g. for want of memory.
+        """
+        for size in self._buckets or (1,):
+            run(self._session, self._manifest, self._place, grey(self._manifest.input, size))
+
     def classify(self, images: npt.NDArray[np.uint8], *, batch_size: int = 64) -> Verdict:
         """Classify pictures, rectifying those that look perturbed.
 
         Args:
             images: `(B, H, W, C)` uint8 in 0..255, RGB or gray, B at least 1; sizes as in
                 `manifest.input`.
-            batch_size: pictures that the graph sees at once. It bounds memory and does not change
-                any verdict beyond float32 rounding.
+            batch_size: pictures that the graph sees at once, at most the largest bucket. It bounds
+                memory and does not change any verdict beyond float32 rounding.
 
         Returns:
             One verdict of B rows, in the order of `images`.
@@ -61,43 +87,17 @@ class Guard:
         Raises:
             InvalidArgumentError: `images` is not such a batch, or `batch_size` is below 1.
             ArtifactError: the graph answers with a logit or score that is not finite, or with
-                flags that do not follow the manifest's threshold. A score that is not a number
-                compares as "not flagged", so passing it on would let the picture through.
+                labels or flags that do not follow from them.
             DeviceError: the device cannot run the batch, e.g. for want of memory.
         """
         batch = check_batch(images, self._manifest.input)
         if batch_size < 1:
             raise InvalidArgumentError(f"batch_size is {batch_size}; expected at least 1.")
+        step = min(batch_size, max(self._buckets, default=batch_size))
         return Verdict.concatenate(
-            [
-                self._classify_chunk(batch[start : start + batch_size])
-                for start in range(0, len(batch), batch_size)
-            ]
+            [self._classify_chunk(batch[at : at + step]) for at in range(0, len(batch), step)]
         )
 
     def _classify_chunk(self, chunk: npt.NDArray[np.uint8]) -> Verdict:
-        tensor = self._manifest.tensor
-        try:
-            logits, label, score, flagged = self._session.run(
-                list(self._manifest.names.all()),
-                {tensor.name: to_tensor(chunk, self._manifest.input, tensor)},
-            )
-        except self._errors as error:
-            raise DeviceError(
-                f"{self.provider} could not run a batch of {len(chunk)} pictures: {error}. Pass a "
-                "smaller batch_size."
-            ) from error
-        broken = ~(np.isfinite(logits).all(axis=1) & np.isfinite(score))
-        if broken.any():
-            raise ArtifactError(
-                f"{self._place} answers {int(broken.sum())} of {len(chunk)} pictures with logits "
-                "or scores that are not finite, so nothing can be said about them. Export the "
-                "guard anew, with a float32 rectifier if it has a float16 one."
-            )
-        threshold = np.float32(self._manifest.detection.threshold)
-        if not np.array_equal(flagged, score > threshold):
-            raise ArtifactError(
-                f"{self._place} does not flag by the threshold {threshold} of its manifest. One of "
-                "the two was edited; export the guard anew."
-            )
-        return Verdict(label=label, logits=logits, score=score, flagged=flagged)
+        padded = pad(chunk, self._buckets)
+        return run(self._session, self._manifest, self._place, padded).first(len(chunk))

@@ -4,6 +4,8 @@ A drop-in graph takes what the wrapped classifier took; its clients did the norm
 the runtime does it for them.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,10 +27,8 @@ def to_tensor(images: npt.NDArray[np.uint8], spec: InputSpec, tensor: InputTenso
     Returns:
         `(B, H, W, C)` or `(B, C, H, W)`, C-contiguous; not copied where nothing changes.
     """
-    values = images if tensor.dtype == "uint8" else _normalised(images, spec)
-    if tensor.layout == "nchw":
-        values = values.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(values)
+    values: npt.NDArray[Any] = images if tensor.dtype == "uint8" else _normalised(images, spec)
+    return np.ascontiguousarray(values if tensor.layout == "nhwc" else values.transpose(0, 3, 1, 2))
 
 
 def _normalised(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:

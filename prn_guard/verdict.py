@@ -31,6 +31,12 @@ class Verdict:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
 
+    def first(self, count: int) -> Self:
+        """The verdict on the first `count` pictures."""
+        if count == len(self):
+            return self
+        return type(self)(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
         """One verdict over the pictures of all `parts` (at least one), in their order."""

@@ -136,7 +136,7 @@ def write_guard(tmp_path: Path, spec: InputSpec) -> WriteGuard:
         graph: Callable[[bytes], bytes] | None = None,
     ) -> Path:
         folder = tmp_path / "guard"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         proto = _model()
         if model is not None:
             model(proto)

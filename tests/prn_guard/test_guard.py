@@ -80,26 +80,44 @@ def test_batch_size_below_one_is_refused(folder, pictures, batch_size):
         Guard(folder).classify(pictures, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("constant", ["biases", "full"])
-def test_answer_that_is_not_finite_is_refused(write_guard, pictures, constant, value):
-    def spoil(model):
-        divisor = 0.0 if np.isinf(value) else np.nan
+def set_constant(name, value):
+    def change(model):
         for tensor in model.graph.initializer:
-            if tensor.name == constant:
-                array = numpy_helper.to_array(tensor)
-                new = np.full_like(array, value if constant == "biases" else divisor)
-                tensor.CopyFrom(numpy_helper.from_array(new, constant))
+            if tensor.name == name:
+                new = np.full_like(numpy_helper.to_array(tensor), value)
+                tensor.CopyFrom(numpy_helper.from_array(new, name))
 
-    guard = Guard(write_guard(model=spoil))
-    with pytest.raises(ArtifactError, match=r"37 of 37 pictures.*not finite"):
-        guard.classify(pictures)
+    return change
+
+
+@pytest.mark.parametrize(("constant", "value"), [("biases", np.inf), ("full", 0.0)])
+def test_graph_that_never_answers_finitely_is_refused_on_load(write_guard, constant, value):
+    with pytest.raises(ArtifactError, match=r"1 of 1 pictures.*not finite"):
+        Guard(write_guard(model=set_constant(constant, value)))
+
+
+def test_answer_that_is_not_finite_is_refused(write_guard, pictures):
+    # 192 pixels of 127 overflow float32; dark ones do not, nor the grey ones that are tried on
+    # load, which are flagged and so halved.
+    guard = Guard(write_guard(model=set_constant("weights", 1.4e34)))
+    dark = pictures[0] // 4
+    assert len(guard.classify(dark[None])) == 1
+    with pytest.raises(ArtifactError, match=r"1 of 3 pictures.*not finite"):
+        guard.classify(
+            np.stack([pictures[0] // 4, np.full_like(pictures[0], 127), pictures[2] // 4])
+        )
 
 
 def test_threshold_that_differs_from_the_graph_is_refused(write_guard, pictures):
-    guard = Guard(write_guard(manifest=lambda m: m["detection"].update(threshold=0.9)))
+    # Mid-grey, 128 / 255, which is tried on load, lies above both thresholds.
+    guard = Guard(write_guard(manifest=lambda m: m["detection"].update(threshold=0.501)))
+    between = np.full((1, 8, 8, 3), 127, np.uint8)
+    between[0, 0, 0, 0] = 237
+    assert 0.5 < between.mean() / 255 < 0.501
     with pytest.raises(ArtifactError, match="does not flag by the threshold"):
-        guard.classify(pictures)
+        guard.classify(between)
+    with pytest.raises(ArtifactError, match="does not flag by the threshold"):
+        Guard(write_guard(manifest=lambda m: m["detection"].update(threshold=0.9)))
 
 
 def test_graph_that_fails_while_running_is_reported(write_guard, pictures):
@@ -121,7 +139,7 @@ def test_extra_output_is_allowed_when_stated(write_guard, pictures, expected):
         value = helper.make_tensor_value_info("halved", onnx.TensorProto.FLOAT, ["N", 8, 8, 3])
         model.graph.output.insert(0, value)
 
-    guard = Guard(write_guard(model=add, manifest=lambda m: m["outputs"].append("halved")))
+    guard = Guard(write_guard(model=add, manifest=lambda m: m["outputs"].insert(0, "halved")))
     assert_equal(guard.classify(pictures), expected(pictures))
 
 

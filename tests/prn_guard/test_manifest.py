@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from prn_guard.artifact import read_artifact
 from prn_guard.contract import Manifest
 from prn_guard.errors import ArtifactError
-from prn_guard.session import open_session, read_artifact
+from prn_guard.session import open_session
 
 
 def test_manifest_survives_a_round_trip(folder, tmp_path):

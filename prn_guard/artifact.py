@@ -1,0 +1,199 @@
+"""Read an artifact folder: signature, manifest, every digest, and what the graph's file says.
+
+Nothing here trusts a file that it has not compared yet, and nothing is parsed before the signature
+was checked, where one is asked for.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from prn_guard.contract import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    MAX_GRAPH_BYTES,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_FILE,
+    FileEntry,
+    Manifest,
+)
+from prn_guard.errors import ArtifactError
+from prn_guard.model_file import ModelFacts, read_model_facts
+from prn_guard.plain_files import open_plain, read_bounded
+
+_IR_VERSIONS: Final = range(3, 15)
+"""From the first with operator sets to that of ONNX 1.23."""
+_FLOATS: Final = {1: "<f4", 10: "<f2", 11: "<f8"}
+"""NumPy's names for `TensorProto.DataType`."""
+_PIECE = 1 << 20
+
+
+def read_artifact(folder: Path, *, public_key: Path | None = None) -> tuple[Manifest, bytes]:
+    """Read the manifest and the graph's bytes, having verified every file that is listed.
+
+    Args:
+        folder: what `python -m export` wrote.
+        public_key: a PEM file; the manifest must then be signed by that key.
+
+    Returns:
+        The manifest, parsed from the very bytes whose signature was checked, and the graph, the
+        very bytes that were hashed.
+
+    Raises:
+        ArtifactError: a file is missing, changed, too large, no plain file or outside the folder;
+            the signature is missing or wrong; the manifest does not follow its schema; the graph
+            is no ONNX model of the manifest's operator set, or uses what is not allowed.
+        InvalidArgumentError: the key cannot be used.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is no folder. Name the folder that `export` wrote.")
+    path = folder / MANIFEST_FILE
+    text = read_bounded(_inside(folder, path), MAX_MANIFEST_BYTES)
+    if public_key is not None:
+        from prn_guard.signing import verify
+
+        verify(text, _read_signature(folder), public_key)
+    manifest = Manifest.parse(text, path)
+    names = [entry.name for entry in manifest.files]
+    if names.count(GRAPH_FILE) != 1 or len(set(names)) != len(names):
+        raise ArtifactError(
+            f"The manifest in {folder} lists the files {names}; expected {GRAPH_FILE} among them "
+            "and none twice. Export the guard anew."
+        )
+    graph = b""
+    for entry in manifest.files:
+        content = _read_verified(folder, entry, keep=entry.name == GRAPH_FILE)
+        graph = content or graph
+    check_model(graph, manifest, folder / GRAPH_FILE)
+    return manifest, graph
+
+
+def check_model(graph: bytes, manifest: Manifest, place: Path) -> None:
+    """Refuse a model file that is not the plain ONNX graph which the manifest describes.
+
+    Custom domains are refused because some of onnxruntime's own operators open files (`EPContext`)
+    or run code of other providers; model-local functions because they may redefine a standard
+    operator; external data because nothing has verified it.
+
+    Raises:
+        ArtifactError: one of these, another operator set than the manifest's, or a weight that is
+            not a number.
+    """
+    try:
+        facts = read_model_facts(graph)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{place} is no ONNX model: {error}. Restore it, or export the guard anew."
+        ) from error
+    problem = _first_problem(facts, manifest) or _not_a_number(facts, graph)
+    if problem:
+        raise ArtifactError(f"{place} {problem}. Export the guard anew.")
+
+
+def _first_problem(facts: ModelFacts, manifest: Manifest) -> str | None:
+    if facts.ir_version not in _IR_VERSIONS:
+        return (
+            f"states the IR version {facts.ir_version}; expected {_IR_VERSIONS.start} to "
+            f"{_IR_VERSIONS.stop - 1}"
+        )
+    if facts.domains - {""}:
+        return (
+            f"uses operators of {', '.join(sorted(facts.domains - {''}))[:200]!r}; expected the "
+            "standard ones of ONNX only"
+        )
+    if facts.opsets != {"": manifest.opset}:
+        return (
+            f"states the operator set {facts.opsets.get('', 'none')}; expected {manifest.opset}, "
+            "by the manifest beside it"
+        )
+    if facts.functions:
+        return f"brings {facts.functions} functions of its own; expected standard operators only"
+    if facts.external_tensors:
+        return (
+            f"refers to values in other files in {facts.external_tensors} places; expected one "
+            "file that holds all of them"
+        )
+    return None
+
+
+def _not_a_number(facts: ModelFacts, graph: bytes) -> str | None:
+    for values in facts.values:
+        kind = np.dtype(_FLOATS.get(values.data_type, "u1"))
+        count = (values.end - values.start) // kind.itemsize
+        if kind.kind == "f" and count:
+            array = np.frombuffer(graph, kind, count, values.start)
+            # Infinity may be meant (a mask, an open limit); NaN never is.
+            if np.isnan(array).any():
+                return f"holds {int(np.isnan(array).sum())} weights that are no number (NaN)"
+    return None
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Where `path` leads to, which must be inside its folder."""
+    try:
+        place = path.resolve(strict=True)
+        home = folder.resolve()
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{path} is missing, so it cannot be read. Is this the folder that `export` wrote?"
+        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to Python 3.12
+        raise ArtifactError(
+            f"{path} cannot be read: {error}. Restore it, or export the guard anew."
+        ) from error
+    if not place.is_relative_to(home) or not place.is_file():
+        raise ArtifactError(
+            f"{path} is no plain file inside its folder (it leads to {place}). Copy the file "
+            "itself there, or export the guard anew."
+        )
+    return place
+
+
+def _read_signature(folder: Path) -> bytes:
+    path = folder / SIGNATURE_FILE
+    if not path.exists() and not path.is_symlink():
+        raise ArtifactError(
+            f"{path} is missing, and a signature was asked for. Export with a private key, or load "
+            "without a public one."
+        )
+    return read_bounded(_inside(folder, path), _PIECE)
+
+
+def _read_verified(folder: Path, entry: FileEntry, *, keep: bool) -> bytes:
+    """Compare a file with its entry; its contents where they are to be kept, else nothing."""
+    path = folder / entry.name
+    with open_plain(_inside(folder, path)) as stream:
+        try:
+            size = stream.seek(0, 2)
+            stream.seek(0)
+            if keep and size > MAX_GRAPH_BYTES:
+                raise ArtifactError(
+                    f"{path} has {size} bytes; an ONNX model has at most {MAX_GRAPH_BYTES}. Export "
+                    "the guard anew."
+                )
+            digest, content = _digest(stream, entry, size, keep=keep)
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error}. Restore it.") from error
+    if digest != entry.sha256:
+        found = f"{size} bytes" + (f" with sha256 {digest}" if digest else "")
+        raise ArtifactError(
+            f"{path} has changed since it was exported: the manifest states {entry.size_bytes} "
+            f"bytes with sha256 {entry.sha256}, found {found}. Restore the file, or export the "
+            "guard anew."
+        )
+    return content
+
+
+def _digest(
+    stream: io.BufferedReader, entry: FileEntry, size: int, *, keep: bool
+) -> tuple[str, bytes]:
+    """SHA-256 of a file of the stated size, and its contents if kept; else nothing is read."""
+    if size != entry.size_bytes:
+        return "", b""
+    if keep:
+        content = stream.read(size)
+        return hashlib.sha256(content).hexdigest(), content
+    return hashlib.file_digest(stream, "sha256").hexdigest(), b""

@@ -1,0 +1,143 @@
+"""Run the graph on one batch and check what it answers. No state is kept between calls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from prn_guard.contract import InputSpec, Manifest
+from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
+from prn_guard.preparation import to_tensor
+from prn_guard.verdict import Verdict
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Pixels = npt.NDArray[np.uint8]
+
+LARGEST_BUCKET = 64
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that onnxruntime raises; they share no base below `Exception`."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    own = (
+        value
+        for value in vars(native).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    )
+    return (*own, RuntimeError, ValueError)
+
+
+def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]:
+    """The batch sizes that the graph is to see, ascending; none where it may see any.
+
+    Args:
+        buckets: as the caller wants them. None: powers of two up to 64 on the GPU, where every new
+            size costs a search for the best convolutions; any size on the CPU, where padding only
+            costs time.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InvalidArgumentError: an empty list, a number below 1, or something else than integers.
+    """
+    if buckets is None:
+        powers = (1 << exponent for exponent in range(LARGEST_BUCKET.bit_length()))
+        return tuple(powers) if device == "cuda" else ()
+    if not buckets or not all(type(size) is int and size >= 1 for size in buckets):
+        raise InvalidArgumentError(
+            f"buckets is {buckets!r}; expected batch sizes of at least 1, as (1, 8, 64), or None "
+            "for the device's own."
+        )
+    return tuple(sorted(set(buckets)))
+
+
+def pad(images: Pixels, buckets: tuple[int, ...]) -> Pixels:
+    """Repeat the last picture up to the next bucket; more than the largest stay as they are."""
+    size = next((bucket for bucket in buckets if bucket >= len(images)), len(images))
+    if size == len(images):
+        return images
+    return np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+
+
+def grey(spec: InputSpec, count: int) -> Pixels:
+    """`(count, H, W, C)` pictures of mid-grey."""
+    return np.full((count, spec.height, spec.width, spec.channels), 128, dtype=np.uint8)
+
+
+def run(session: "InferenceSession", manifest: Manifest, place: Path, images: Pixels) -> Verdict:
+    """Classify one batch.
+
+    Args:
+        session: of the graph; several threads may pass the same one.
+        manifest: beside the graph.
+        place: the graph's file, for messages.
+        images: `(B, H, W, C)` uint8, checked.
+
+    Returns:
+        B rows.
+
+    Raises:
+        ArtifactError: the answers do not keep the contract.
+        DeviceError: the device cannot run the batch.
+    """
+    values = to_tensor(images, manifest.input, manifest.tensor)
+    binding = session.io_binding()
+    try:
+        binding.bind_cpu_input(manifest.tensor.name, values)
+        for name in manifest.names.all():
+            binding.bind_output(name, "cpu")
+        session.run_with_iobinding(binding)
+        logits, label, score, flagged = binding.copy_outputs_to_cpu()
+    except runtime_errors() as error:
+        raise DeviceError(
+            f"{session.get_providers()[0]} could not run a batch of {len(images)} pictures: "
+            f"{error}. Pass a smaller batch_size."
+        ) from error
+    verdict = Verdict(label=label, logits=logits, score=score, flagged=flagged)
+    check_answer(verdict, manifest, len(images), place)
+    return verdict
+
+
+def check_answer(verdict: Verdict, manifest: Manifest, count: int, place: Path) -> None:
+    """Refuse answers that do not keep the contract.
+
+    A score that is not a number compares as "not flagged", so passing it on would let the picture
+    through.
+
+    Raises:
+        ArtifactError: not `count` rows over the manifest's classes; logits or scores that are not
+            finite; labels that are not those of the highest logits; flags that do not follow the
+            threshold.
+    """
+    logits, classes = verdict.logits, len(manifest.class_names)
+    rows = [verdict.label.shape, verdict.score.shape, verdict.flagged.shape]
+    if logits.shape != (count, classes) or rows != [(count,)] * 3:
+        raise ArtifactError(
+            f"{place} answers {count} pictures with logits {logits.shape}, label, score and "
+            f"flagged {rows}; expected {count} rows each and {classes} classes. Export the guard "
+            "anew."
+        )
+    broken = ~(np.isfinite(logits).all(axis=1) & np.isfinite(verdict.score))
+    if broken.any():
+        raise ArtifactError(
+            f"{place} answers {int(broken.sum())} of {count} pictures with logits or scores that "
+            "are not finite, so nothing can be said about them. Export the guard anew, in fp32 if "
+            "it is in fp16."
+        )
+    threshold = np.float32(manifest.detection.threshold)
+    if not np.array_equal(verdict.flagged, verdict.score > threshold):
+        raise ArtifactError(
+            f"{place} does not flag by the threshold {threshold} of its manifest. One of the two "
+            "was edited; export the guard anew."
+        )
+    inside = (verdict.label >= 0) & (verdict.label < classes)
+    chosen = logits[np.arange(count), np.where(inside, verdict.label, 0)]
+    if not (inside & (chosen == logits.max(axis=1))).all():  # of equal logits, either may be named
+        raise ArtifactError(
+            f"{place} answers with labels that are not those of its highest logits. It was edited; "
+            "export the guard anew."
+        )
