@@ -145,7 +145,7 @@ def _merge(front: onnx.ModelProto, classifier: ClassifierGraph) -> onnx.ModelPro
     plain.ir_version = stamped.ir_version = max(plain.ir_version, stamped.ir_version)
     # An entry without a use, and not in both, would keep the two from being joined.
     keep_used_domains(plain)
-    return compose.merge_models(
+    merged = compose.merge_models(
         compose.add_prefix(stamped, PREFIX),
         plain,
         io_map=[(f"{PREFIX}{CHOSEN}", classifier.input_name)],
@@ -153,6 +153,10 @@ def _merge(front: onnx.ModelProto, classifier: ClassifierGraph) -> onnx.ModelPro
         doc_string="",
         producer_name="prn-guard",
     )
+    # It states the operator sets of both, though they are the same.
+    del merged.opset_import[:]
+    merged.opset_import.extend(plain.opset_import)
+    return merged
 
 
 def keep_used_domains(model: onnx.ModelProto) -> None:

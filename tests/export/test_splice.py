@@ -248,8 +248,9 @@ def test_an_opset_older_than_the_guards_operators_is_refused() -> None:
         _spliced(classifier_model(opset=12))
 
 
-def test_the_ir_version_is_the_higher_of_the_two() -> None:
+def test_the_opset_is_the_files_and_the_ir_version_the_higher_of_the_two() -> None:
     front = _front().ir_version
+    assert _spliced(classifier_model(opset=17)).model.opset_import == [helper.make_opsetid("", 17)]
     assert _spliced(classifier_model(ir_version=7, opset=13)).model.ir_version == front
     assert _spliced(classifier_model(ir_version=front + 1)).model.ir_version == front + 1
 
