@@ -83,12 +83,28 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
     """
     refuse_foreign(out)
     guarded, record = load_guard(folder)
+    pictures = recorded_pictures(
+        record,
+        options.images or record.test_pictures,
+        "test",
+        limit=options.limit,
+        data_folder=options.data_folder,
+    )
     console.say("Exporting the graph")
     classifier = _classifier(folder, guarded, record, options.precision)
     graph = guarded_graph(guarded, classifier, options)
     placement = _placement(graph, options)
     detection = _calibrate(graph, guarded, record, options)
-    parity = _parity(folder, graph, classifier, guarded, record, options)
+    console.say(f"Comparing it with the torch modules on {len(pictures)} pictures")
+    parity = measure_parity(
+        graph,
+        classifier,
+        guarded,
+        pictures,
+        load_bank(folder).unseen,
+        margins=MARGINS[options.precision],
+        device=options.device,
+    )
     files = {GRAPH_FILE: graph.model.SerializeToString()}
     if options.with_bare:
         files[BARE_FILE] = classifier.model.SerializeToString()
@@ -157,33 +173,6 @@ def _calibrate(
         fitted_threshold=record.threshold,
         target_false_positive_rate=record.false_positive_rate,
         calibration_pictures=record.calibration_pictures,
-    )
-
-
-def _parity(
-    folder: Path,
-    graph: GuardedGraph,
-    classifier: ClassifierGraph,
-    guarded: GuardedClassifier,
-    record: GuardRecord,
-    options: ExportOptions,
-) -> Parity:
-    pictures = recorded_pictures(
-        record,
-        options.images or record.test_pictures,
-        "test",
-        limit=options.limit,
-        data_folder=options.data_folder,
-    )
-    console.say(f"Comparing it with the torch modules on {len(pictures)} pictures")
-    return measure_parity(
-        graph,
-        classifier,
-        guarded,
-        pictures,
-        load_bank(folder).unseen,
-        margins=MARGINS[options.precision],
-        device=options.device,
     )
 
 

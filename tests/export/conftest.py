@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.bundle import export_guard
-from export.guarded_graph import bare_graph
+from export.classifier_graph import ClassifierGraph, from_torch
+from export.pipeline import ExportOptions, export_guard, guarded_graph
+from export.splice import GuardedGraph
 from prn_guard.contract import Manifest
 from prn_guard.nn.guarded import GuardedClassifier
+from tests.commands import Run, runner
 from tests.training.small import NAMES, SHAPE
 from tests.training.tiny_guard import Workplace
 from training.datasets import Pictures, load_pictures
@@ -24,22 +26,30 @@ def _one_thread() -> None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was exported, and the bare target beside it."""
+    """What was exported, and its parts."""
 
     folder: Path
     manifest: Manifest
-    graph: bytes
-    bare: bytes
+    graph: GuardedGraph
+    classifier: ClassifierGraph
 
 
 @pytest.fixture(scope="session")
 def artifact(guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The exported guard, not to be written to."""
+    """The exported guard, with the bare classifier; not to be written to."""
     folder = tmp_path_factory.mktemp("exported") / "guarded"
-    manifest = export_guard(guard_folder, folder)
-    guarded, record = load_guard(guard_folder)
-    bare = bare_graph(guarded.target, record.input)
-    return Artifact(folder, manifest, (folder / "guarded.onnx").read_bytes(), bare)
+    options = ExportOptions(with_bare=True)
+    manifest = export_guard(guard_folder, folder, options)
+    guarded, _ = load_guard(guard_folder)
+    classifier = from_torch(guarded.target, precision="fp32")
+    return Artifact(folder, manifest, guarded_graph(guarded, classifier, options), classifier)
+
+
+@pytest.fixture
+def quick_export(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graphs that were exported already."""
+    monkeypatch.setattr("export.pipeline.guarded_graph", lambda *_: artifact.graph)
+    monkeypatch.setattr("export.pipeline.from_torch", lambda *_, **__: artifact.classifier)
 
 
 @pytest.fixture
@@ -50,3 +60,11 @@ def guarded(guard_folder: Path) -> GuardedClassifier:
 @pytest.fixture(scope="session")
 def test_set(work: Workplace) -> Pictures:
     return load_pictures(str(work.images), split="test", size=SHAPE, class_count=len(NAMES))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `python -m export` in this process."""
+    from export import cli
+
+    return runner(cli.main, "python -m export", monkeypatch, capsys)

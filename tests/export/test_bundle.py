@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from export import bundle
-from export.bundle import export_guard
+from export.parity import Margins
+from export.pipeline import ExportOptions, export_guard
 from prn_guard import Guard
 from prn_guard.contract import Manifest
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError, StorageError
@@ -45,14 +45,16 @@ def test_the_runtime_answers_as_the_torch_modules(
         assert_close(verdict.logits, guarded(seen).logits, LOGIT)
 
 
-def test_unflagged_logits_are_bit_equal_to_the_bare_graphs(
+def test_unflagged_logits_are_bit_equal_to_the_bare_classifiers(
     artifact: Artifact, test_set: Pictures
 ) -> None:
-    pixels = (everything(test_set) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    image = pixels.contiguous().numpy()
-    verdict = Guard(artifact.folder).classify(image, batch_size=len(image))
-    bare = onnxruntime.InferenceSession(artifact.bare, providers=["CPUExecutionProvider"])
-    (logits,) = bare.run(["logits"], {"image": image})
+    images = everything(test_set)
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    verdict = Guard(artifact.folder).classify(pixels, batch_size=len(pixels))
+    bare = onnxruntime.InferenceSession(
+        artifact.folder / "bare.onnx", providers=["CPUExecutionProvider"]
+    )
+    (logits,) = bare.run(["logits"], {"image": ((images - 0.5) / 0.25).numpy()})
     assert logits.dtype == verdict.logits.dtype == np.float32
     same = (logits.view(np.int32) == verdict.logits.view(np.int32)).all(axis=1)
     assert np.array_equal(same[~verdict.flagged], np.ones((~verdict.flagged).sum(), dtype=bool))
@@ -69,33 +71,30 @@ def test_the_manifest_says_what_the_record_says(
     assert manifest.detection.calibration_pictures == record.calibration_pictures
     assert (manifest.input, manifest.class_names) == (record.input, record.class_names)
     assert (manifest.trained_against.norm, manifest.trained_against.epsilon) == ("linf", 0.15)
-    assert manifest.opset == 20
+    assert manifest.detection.fitted_threshold == record.threshold
+    assert (manifest.opset, manifest.precision) == (20, "fp32")
+    assert (manifest.classifier.source, manifest.classifier.file_sha256) == ("torch", None)
+    assert manifest.placement.on_cpu == ()
+    assert [entry.name for entry in manifest.files] == ["guarded.onnx", "bare.onnx"]
     assert {"onnx", "onnxruntime", "torch", "prn-guard"} <= manifest.versions.keys()
 
 
 def test_the_folder_holds_nothing_else_and_can_be_read_by_all(artifact: Artifact) -> None:
     names = sorted(path.name for path in artifact.folder.iterdir())
-    assert names == ["guarded.onnx", "manifest.json"]
+    assert names == ["bare.onnx", "guarded.onnx", "manifest.json"]
     assert [path.name for path in artifact.folder.parent.iterdir()] == [artifact.folder.name]
     assert artifact.folder.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.fixture
-def _quick(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the graphs that were exported already."""
-    monkeypatch.setattr(bundle, "guarded_graph", lambda *_: artifact.graph)
-    monkeypatch.setattr(bundle, "bare_graph", lambda *_: artifact.bare)
-
-
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick_export")
 def test_an_earlier_export_is_replaced(
     artifact: Artifact, guard_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "guarded"
     shutil.copytree(artifact.folder, out)
     (out / "guarded.onnx").write_bytes(b"old")
-    manifest = export_guard(guard_folder, out, limit=30)
-    assert manifest.parity.pictures == 60
+    manifest = export_guard(guard_folder, out, ExportOptions(limit=30))
+    assert manifest.parity.pictures >= 60
     assert Guard(out).manifest == manifest
     assert [path.name for path in tmp_path.iterdir()] == ["guarded"]
 
@@ -107,10 +106,10 @@ def test_a_folder_of_other_files_is_refused(
     shutil.copytree(artifact.folder, tmp_path / "out")
     (tmp_path / "out" / name).write_text("mine")
     with pytest.raises(InvalidArgumentError, match="other files"):
-        export_guard(guard_folder, tmp_path / "out")
+        export_guard(guard_folder, tmp_path / "out", ExportOptions())
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InvalidArgumentError, match="other files"):
-        export_guard(guard_folder, tmp_path / "file")
+        export_guard(guard_folder, tmp_path / "file", ExportOptions())
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
@@ -118,7 +117,7 @@ def _full(*_: object, **__: object) -> NoReturn:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("failing", ["graph", "manifest", "swap"])
 def test_a_failing_write_keeps_the_old_artifact(
@@ -147,7 +146,7 @@ def test_a_failing_write_keeps_the_old_artifact(
     else:
         monkeypatch.setattr(Path, "rename", failing_rename)
     with pytest.raises(StorageError, match="No space left"):
-        export_guard(guard_folder, out, limit=5)
+        export_guard(guard_folder, out, ExportOptions(limit=5))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == (["guarded"] if existing else [])
     if existing:
@@ -158,37 +157,36 @@ def _raise_storage_error(*_: object) -> NoReturn:
     raise StorageError("manifest.json could not be written: No space left on device.")
 
 
-def test_a_place_that_cannot_be_written_is_named(
-    artifact: Artifact, guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick_export")
+def test_a_place_that_cannot_be_written_is_named(guard_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(bundle, "guarded_graph", lambda *_: artifact.graph)
-    monkeypatch.setattr(bundle, "bare_graph", lambda *_: artifact.bare)
     with pytest.raises(StorageError, match=r"beside .*guarded"):
-        export_guard(guard_folder, tmp_path / "file" / "guarded", limit=5)
+        export_guard(guard_folder, tmp_path / "file" / "guarded", ExportOptions(limit=5))
 
 
-@pytest.mark.usefixtures("_quick")
+@pytest.mark.usefixtures("quick_export")
 def test_disparity_writes_nothing(
     guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.parity.SCORE_MARGIN", 1e-12)
+    strict = {"fp32": Margins(score=1e-12, logit=1e-3)}
+    monkeypatch.setattr("export.pipeline.MARGINS", strict)
     with pytest.raises(ArtifactError, match="does not decide as the torch modules"):
-        export_guard(guard_folder, tmp_path / "out", limit=30)
+        export_guard(guard_folder, tmp_path / "out", ExportOptions(limit=30))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_damage_and_missing_pictures_are_noticed_before_the_work(
     guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "guarded_graph", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr("export.pipeline.guarded_graph", lambda *_: pytest.fail("exported"))
+    elsewhere = ExportOptions(images=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="no such folder"):
-        export_guard(guard_folder, tmp_path / "out", images=str(tmp_path / "nowhere"))
+        export_guard(guard_folder, tmp_path / "out", elsewhere)
     copy = tmp_path / "guard"
     shutil.copytree(guard_folder, copy)
     content = bytearray((copy / "detector.safetensors").read_bytes())
     content[-2] ^= 4
     (copy / "detector.safetensors").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"detector\.safetensors has changed"):
-        export_guard(copy, tmp_path / "out")
+        export_guard(copy, tmp_path / "out", ExportOptions())
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 """Graph and torch modules decide alike, and where they do not, nothing is exported."""
 
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from export.guarded_graph import guarded_graph
-from export.parity import LOGIT_MARGIN, SCORE_MARGIN, Tally, _refuse_disparity, measure_parity
+from export.parity import MARGINS, Tally, _refuse_disparity, measure_parity
+from export.pipeline import ExportOptions, guarded_graph
 from prn_guard.errors import ArtifactError
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.export.conftest import Artifact
@@ -19,19 +22,22 @@ from training.evaluation.outcomes import answers
 from training.guard.folder import load_bank
 
 Side = dict[str, NDArray[Any]]
+FULL = MARGINS["fp32"]
 
 
 def test_the_graph_decides_as_the_modules_do(
     artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
 ) -> None:
     unseen = load_bank(guard_folder).unseen
-    parity = measure_parity(artifact.graph, artifact.bare, guarded, test_set, unseen)
+    parity = measure_parity(
+        artifact.graph, artifact.classifier, guarded, test_set, unseen, margins=FULL
+    )
     assert parity == artifact.manifest.parity
-    assert parity.pictures == 2 * TEST
+    assert 2 * TEST < parity.pictures <= 3 * TEST
     assert (parity.label_mismatches, parity.flag_mismatches) == (0, 0)
     assert parity.unflagged_bit_equal
-    assert 0 < parity.max_score_difference < SCORE_MARGIN / 10
-    assert parity.max_logit_difference < LOGIT_MARGIN / 10
+    assert 0 < parity.max_score_difference < FULL.score / 10
+    assert parity.max_logit_difference < FULL.logit / 10
 
 
 def test_a_threshold_on_a_pictures_own_score(
@@ -41,10 +47,10 @@ def test_a_threshold_on_a_pictures_own_score(
     scores = answers(guarded, test_set).scores
     middle = float(np.sort(scores)[TEST // 2])
     guarded.detector.threshold.fill_(middle)
-    graph = guarded_graph(guarded, guarded.target.spec)
+    graph = guarded_graph(guarded, artifact.classifier, ExportOptions())
     still = torch.zeros(1, *test_set.shape)
-    parity = measure_parity(graph, artifact.bare, guarded, test_set, still)
-    near = int(np.sum(np.abs(scores - middle) < SCORE_MARGIN))
+    parity = measure_parity(graph, artifact.classifier, guarded, test_set, still, margins=FULL)
+    near = int(np.sum(np.abs(scores - middle) < FULL.score))
     assert parity.inside_margin >= 2 * near >= 2
     assert (parity.label_mismatches, parity.flag_mismatches) == (0, 0)
     assert parity.unflagged_bit_equal
@@ -79,30 +85,34 @@ def test_the_graph_of_another_guard_is_refused(
             guarded.target.classifier[-1].bias += torch.tensor([5.0, 0.0, -5.0])
     unseen = load_bank(guard_folder).unseen
     with pytest.raises(ArtifactError, match=message) as refused:
-        measure_parity(artifact.graph, artifact.bare, guarded, test_set, unseen)
+        measure_parity(artifact.graph, artifact.classifier, guarded, test_set, unseen, margins=FULL)
     assert "Nothing was exported" in str(refused.value)
 
 
 def test_unflagged_logits_must_be_the_bare_targets(
     artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
 ) -> None:
-    # The guarded graph itself stands in for a bare target that rectifies some pictures.
-    guarded.detector.threshold.fill_(-100.0)
-    always = guarded_graph(guarded, guarded.target.spec)
-    guarded.detector.threshold.fill_(100.0)
-    never = guarded_graph(guarded, guarded.target.spec)
-    with pytest.raises(ArtifactError, match="not bit-equal to the bare target's"):
-        measure_parity(never, always, guarded, test_set, load_bank(guard_folder).unseen)
+    model = copy.deepcopy(artifact.classifier.model)
+    bias = next(item for item in model.graph.initializer if item.name.endswith("bias"))
+    value = numpy_helper.to_array(bias).copy()
+    value[0] = np.nextafter(value[0], np.float32(9))
+    bias.CopyFrom(numpy_helper.from_array(value, bias.name))
+    other = dataclasses.replace(artifact.classifier, model=model)
+    unseen = load_bank(guard_folder).unseen
+    with pytest.raises(ArtifactError, match="not bit-equal to the bare"):
+        measure_parity(artifact.graph, other, guarded, test_set, unseen, margins=FULL)
 
 
 def test_answers_that_are_not_finite_are_refused(
     artifact: Artifact, guarded: GuardedClassifier, test_set: Pictures, guard_folder: Path
 ) -> None:
     guarded.detector.weight.fill_(torch.nan)
-    graph = guarded_graph(guarded, guarded.target.spec)
+    graph = guarded_graph(guarded, artifact.classifier, ExportOptions())
     some = Subset(test_set, torch.arange(4))
     with pytest.raises(ArtifactError, match="not finite"):
-        measure_parity(graph, artifact.bare, guarded, some, load_bank(guard_folder).unseen)
+        measure_parity(
+            graph, artifact.classifier, guarded, some, load_bank(guard_folder).unseen, margins=FULL
+        )
 
 
 THRESHOLD = 0.5
@@ -120,7 +130,7 @@ def _side(**changes: list[Any]) -> Side:
 
 
 def _tally(torch_side: Side, graph: Side) -> Any:
-    tally = Tally()
+    tally = Tally(FULL)
     tally.add(torch_side, graph, THRESHOLD)
     return tally.result()
 
@@ -146,7 +156,7 @@ def test_every_difference_outside_the_band_is_counted() -> None:
 
 
 def test_a_label_near_the_threshold_is_no_excuse() -> None:
-    near = [THRESHOLD + SCORE_MARGIN / 2] * 4
+    near = [THRESHOLD + FULL.score / 2] * 4
     flags = [True] * 4
     parity = _tally(
         _side(score=near, flagged=flags), _side(score=near, flagged=flags, label=[0] * 4)
@@ -156,23 +166,23 @@ def test_a_label_near_the_threshold_is_no_excuse() -> None:
 
 
 def test_inside_the_band_decisions_may_differ() -> None:
-    near = THRESHOLD + SCORE_MARGIN / 2
+    near = THRESHOLD + FULL.score / 2
     torch_side = _side(
         score=[0.0, near, 0.6, 1.0],
         flagged=[False, True, True, True],
-        logits=[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0 + LOGIT_MARGIN / 2]],
+        logits=[[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0 + FULL.logit / 2]],
         label=[1, 0, 1, 1],
     )
     # The second picture is not flagged, so other logits come out; the fourth is a close call.
     graph = _side(
-        score=[0.0, near - SCORE_MARGIN * 0.9, 0.6, 1.0],
+        score=[0.0, near - FULL.score * 0.9, 0.6, 1.0],
         flagged=[False, False, True, True],
         logits=[[0.0, 1.0], [0.0, 9.0], [0.0, 1.0], [1.0, 1.0]],
         label=[1, 1, 1, 0],
     )
     parity = _tally(torch_side, graph)
     assert (parity.label_mismatches, parity.flag_mismatches, parity.inside_margin) == (0, 0, 2)
-    assert parity.max_logit_difference < LOGIT_MARGIN
+    assert parity.max_logit_difference < FULL.logit
     _refuse_disparity(parity)
 
 
@@ -203,7 +213,7 @@ def test_a_score_that_is_no_number_is_refused(which: str, value: float) -> None:
 
 
 def test_bit_equality_alone_is_a_reason_to_refuse() -> None:
-    tally = Tally()
+    tally = Tally(FULL)
     tally.add(_side(), _side(), THRESHOLD)
     tally.bit_equal = False
     parity = tally.result()
