@@ -79,10 +79,11 @@ def basic_graph(model: onnx.ModelProto) -> BasicGraph:
     stand_in = _as_float32(twin, known) if known else None
     optimised = _through_cpu_session(twin)
     if optimised is None:
-        inferred = onnx.ModelProto()
-        inferred.CopyFrom(_inferred(model))
-        _fold(inferred.graph, constants)
-        return BasicGraph(inferred, {})
+        optimised = model
+        _fold(model.graph, constants)
+        known = {}
+    # onnxruntime leaves out the types of some tensors that it made.
+    optimised = _inferred(optimised)
     for graph in graphs(optimised.graph):
         for node in graph.node:
             if node.op_type == stand_in:
@@ -142,7 +143,7 @@ def _externals_as_inputs(top: onnx.GraphProto) -> set[str]:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the types of all tensors, as far as they can be inferred."""
+    """A copy of `model` with the types of all tensors, as far as they can be inferred."""
     try:
         return onnx.shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
