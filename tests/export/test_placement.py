@@ -1,5 +1,7 @@
 """Which nodes would leave the GPU: hand-made graphs, real ones, and what is no graph."""
 
+import contextlib
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,26 @@ def test_truncated_files_are_refused_or_judged() -> None:
         except ArtifactError:
             continue
         assert answer.nodes == 1
+
+
+def test_damaged_files_are_refused_or_judged() -> None:
+    nodes = [
+        node("Cast", "x", "h", to=HALF),
+        node("Mul", "h w", "m"),
+        node("ConvTranspose", "m k", "t", pads=[0, 0, 1, 1]),
+        node("Shape", "t", "s"),
+        node("Mul", "s s", "y"),
+    ]
+    weights = {"w": np.ones(8, np.float16), "k": np.ones((3, 2, 2, 2), np.float16)}
+    whole = model(nodes, weights=weights).SerializeToString()
+    draws, judged = random.Random(1), 0  # noqa: S311 - no secret
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draws.choice([1, 2, 5])):
+            damaged[draws.randrange(len(whole))] = draws.randrange(256)
+        with contextlib.suppress(ArtifactError):
+            judged += table_placement(bytes(damaged))[0].nodes > 0
+    assert judged > 20
 
 
 def test_a_graph_of_constants_computes_nothing() -> None:
