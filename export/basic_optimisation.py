@@ -70,8 +70,13 @@ def basic_graph(model: onnx.ModelProto) -> BasicGraph:
 
     A model that the CPU cannot load (operators of unknown domains, or without a CPU kernel) comes
     back with its functions inlined and its constants folded, but otherwise as it is.
+
+    Raises:
+        ArtifactError: names in it are no text, its functions cannot be inlined, or its weights are
+            not of the shapes that they state.
     """
     model = _inlined(model)
+    _refuse_unreadable_names(model)
     constants = _externals_as_inputs(model.graph)
     known = _types_by_name(model) if _has_halves(model) else {}
     twin = onnx.ModelProto()
@@ -79,10 +84,11 @@ def basic_graph(model: onnx.ModelProto) -> BasicGraph:
     stand_in = _as_float32(twin, known) if known else None
     optimised = _through_cpu_session(twin)
     if optimised is None:
-        inferred = onnx.ModelProto()
-        inferred.CopyFrom(_inferred(model))
-        _fold(inferred.graph, constants)
-        return BasicGraph(inferred, {})
+        optimised = model
+        _fold(model.graph, constants)
+        known = {}
+    # onnxruntime leaves out the types of some tensors that it made.
+    optimised = _inferred(optimised)
     for graph in graphs(optimised.graph):
         for node in graph.node:
             if node.op_type == stand_in:
@@ -121,6 +127,22 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def _refuse_unreadable_names(model: onnx.ModelProto) -> None:
+    """Protobuf hands out a name that is no UTF-8 as bytes, which nothing after this expects."""
+    names: list[object] = [opset.domain for opset in model.opset_import]
+    for graph in graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            names.append(value.name)
+        for node in graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [attribute.name for attribute in node.attribute]
+    if unreadable := [name for name in names if not isinstance(name, str)]:
+        raise ArtifactError(
+            f"This ONNX model holds names that are no text, such as {unreadable[0]!r}. Export it "
+            "anew."
+        )
+
+
 def _externals_as_inputs(top: onnx.GraphProto) -> set[str]:
     names: set[str] = set()
     for graph in graphs(top):
@@ -142,7 +164,7 @@ def _externals_as_inputs(top: onnx.GraphProto) -> set[str]:
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with the types of all tensors, as far as they can be inferred."""
+    """A copy of `model` with the types of all tensors, as far as they can be inferred."""
     try:
         return onnx.shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
@@ -201,10 +223,15 @@ def _widen_node(node: onnx.NodeProto, types: dict[str, int], stand_in: str) -> N
 
 
 def _widen(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in _HALVES:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name)
-        )
+    if tensor.data_type not in _HALVES:
+        return
+    try:
+        values = numpy_helper.to_array(tensor).astype("float32")
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"The tensor {tensor.name!r} of this ONNX model is damaged: {error}. Export it anew."
+        ) from error
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def _through_cpu_session(model: onnx.ModelProto) -> onnx.ModelProto | None:

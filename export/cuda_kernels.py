@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +97,19 @@ def element_type(text: str) -> str:
 
 
 def _merged(kernels: list[dict[str, frozenset[str]]]) -> list[dict[str, frozenset[str]]]:
-    """Unite sets of types as long as two of them differ in one parameter only."""
+    """Unite sets of types as long as two of them differ in one parameter at most."""
     left = list(kernels)
-    done: list[dict[str, frozenset[str]]] = []
-    while left:
-        one = left.pop(0)
-        for other in left:
-            different = [name for name in one.keys() | other.keys() if _differ(one, other, name)]
-            if len(different) <= 1 and one.keys() == other.keys():
-                left.remove(other)
-                left.insert(0, {name: one[name] | other[name] for name in one})
-                break
-        else:
-            done.append(one)
-    return sorted(done, key=lambda types: sorted((name, sorted(types[name])) for name in types))
+    while pair := next(filter(_alike, combinations(left, 2)), None):
+        one, other = pair
+        left = [kernel for kernel in left if kernel is not one and kernel is not other]
+        left.append({name: one[name] | other[name] for name in one})
+    return sorted(left, key=lambda types: sorted((name, sorted(types[name])) for name in types))
 
 
-def _differ(
-    one: Mapping[str, frozenset[str]], other: Mapping[str, frozenset[str]], name: str
-) -> bool:
-    return one.get(name) != other.get(name)
+def _alike(pair: tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]) -> bool:
+    one, other = pair
+    same_names = one.keys() == other.keys()
+    return same_names and sum(one[name] != other[name] for name in one) <= 1
 
 
 def _registered() -> tuple[list[Any], str]:
@@ -125,9 +119,8 @@ def _registered() -> tuple[list[Any], str]:
 
     onnxruntime.preload_dlls()
     rows = [
-        (kernel.provider, kernel.domain, kernel.op_name, kernel.version_range, types)
-        for kernel in get_all_opkernel_def()
-        for types in [kernel.type_constraints]
+        (one.provider, one.domain, one.op_name, one.version_range, one.type_constraints)
+        for one in get_all_opkernel_def()
     ]
     return rows, onnxruntime.__version__
 

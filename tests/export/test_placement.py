@@ -1,0 +1,333 @@
+"""Which nodes would leave the GPU: hand-made graphs, real ones, and what is no graph."""
+
+import contextlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from export import placement
+from export.placement import Fallback, session_placement, table_placement
+from prn_guard.errors import ArtifactError, DeviceError
+from tests.export.small_graphs import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    HALF,
+    INT32,
+    INT64,
+    model,
+    node,
+)
+
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet_models"
+PICTURES = ("N", 3, 8, 8)
+FLATTEN = {"zero": np.int64(0), "zeros": np.zeros(1, np.int64), "rest": -np.ones(1, np.int64)}
+NUMPY = {FLOAT: np.float32, HALF: np.float16}
+
+
+def falls(proto: onnx.ModelProto) -> tuple[Fallback, ...]:
+    return table_placement(proto.SerializeToString())[1]
+
+
+def ops(proto: onnx.ModelProto) -> list[str]:
+    return [one.op for one in falls(proto)]
+
+
+@pytest.mark.parametrize("opset", [13, 17, 20, 21])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+def test_what_classifiers_are_made_of_stays_on_the_gpu(opset: int, dtype: int) -> None:
+    kind = NUMPY[dtype]
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("BatchNormalization", "c one one one one", "n"),
+        node("Relu", "n", "r"),
+        node("MaxPool", "r", "m", kernel_shape=[2, 2]),
+        node("DepthToSpace", "m", "d", blocksize=2),
+        node("AveragePool", "d", "v", kernel_shape=[2, 2]),
+        node("GlobalAveragePool", "v", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f k", "logits"),
+        node("ArgMax", "logits", "label", axis=1, keepdims=0),
+        node("Greater", "logits zero", "above"),
+        node("Where", "above logits zero", "y"),
+    ]
+    weights = {
+        "w": np.ones((4, 3, 3, 3), kind),
+        "one": np.ones(4, kind),
+        "k": np.ones((1, 5), kind),
+        "zero": np.zeros((), kind),
+    }
+    small = model(
+        nodes,
+        opset=opset,
+        inputs={"x": (dtype, PICTURES)},
+        outputs=("y", "label"),
+        weights=weights,
+    )
+    answer, fallbacks = table_placement(small.SerializeToString())
+    assert fallbacks == ()
+    assert answer.basis == "kernel table"
+    assert answer.onnxruntime == "1.31.1"
+    # onnxruntime computes the normalisation inside the convolution.
+    assert answer.nodes in {len(nodes), len(nodes) - 1}
+
+
+@pytest.mark.parametrize(("opset", "fallen"), [(13, []), (21, []), (22, ["MaxPool"])])
+def test_max_pooling_leaves_the_gpu_from_opset_22_on(opset: int, fallen: list[str]) -> None:
+    pooling = model([node("MaxPool", "x", "y", kernel_shape=[2, 2])], opset=opset)
+    found = falls(pooling)
+    assert [one.op for one in found] == fallen
+    if found:
+        reason = "CUDA kernels up to version 12 of this operator, not for 22"
+        assert found == (Fallback("MaxPool_y", "MaxPool", "", 22, "T=float", reason),)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fallen"), [(FLOAT, []), (HALF, []), (DOUBLE, []), (INT64, ["ArgMax"])]
+)
+def test_the_label_is_taken_on_the_gpu_from_floats_only(dtype: int, fallen: list[str]) -> None:
+    inputs = {"x": (dtype, ("N", 10))}
+    assert ops(model([node("ArgMax", "x", "y", axis=1)], inputs=inputs)) == fallen
+
+
+def test_types_that_no_kernel_takes_together_fall_back() -> None:
+    def one_hot(indices: int, values: Any) -> list[str]:
+        return ops(
+            model(
+                [node("OneHot", "x depth values", "y")],
+                inputs={"x": (indices, ("N",)), "depth": (indices, ())},
+                weights={"values": values},
+            )
+        )
+
+    floats, integers = np.zeros(2, np.float32), np.zeros(2, np.int64)
+    assert one_hot(INT64, floats) == one_hot(INT32, floats) == one_hot(INT64, integers) == []
+    assert one_hot(INT32, integers) == ["OneHot"]
+
+
+def test_casts_between_precisions_are_judged_with_their_own_types() -> None:
+    nodes = [
+        node("Cast", "x", "h", to=HALF),
+        node("HardSwish", "h", "s"),
+        node("Mul", "s w", "m"),
+        node("Softmax", "m", "p"),
+        node("Cast", "p", "f", to=FLOAT),
+        node("Tan", "f", "t"),
+        node("Shape", "t", "shape"),
+        node("Gather", "shape zero", "n"),
+        node("Unsqueeze", "n zeros", "row"),
+        node("Concat", "row rest", "to", axis=0),
+        node("Reshape", "t to", "y"),
+    ]
+    mixed = model(nodes, weights={"w": np.ones(8, np.float16), **FLATTEN})
+    fallbacks = falls(mixed)
+    assert [(one.op, one.types) for one in fallbacks] == [("Tan", "T=float")]
+    integers = model([node("Cast", "x", "h", to=HALF), node("BitShift", "h h", "y")])
+    assert ops(integers) == ["BitShift"]
+
+
+def test_half_precision_is_seen_where_only_a_cast_makes_it() -> None:
+    bfloat16 = onnx.TensorProto.BFLOAT16
+    nodes = [node("Cast", "x", "h", to=bfloat16), node("Log", "h", "e"), node("Log", "x", "f")]
+    small = model([*nodes, node("Cast", "e", "y", to=FLOAT)], outputs=("y", "f"))
+    assert [(one.op, one.types) for one in falls(small)] == [("Log", "T=bfloat16")]
+
+
+def test_arithmetic_on_shapes_is_left_to_the_cpu() -> None:
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
+        node("Shape", "t", "s"),
+        node("Mul", "s s", "area"),
+        node("Cast", "area", "f", to=FLOAT),
+        node("ReduceSum", "f", "total"),
+        node("Relu", "x", "r"),
+        node("Add", "r total", "y"),
+    ]
+    found = falls(model(nodes))
+    # The transposition is computed on the shape instead of the picture: a Gather of four numbers.
+    assert [one.op for one in found] == ["Gather", "Mul", "Cast", "ReduceSum"]
+    assert {one.reason for one in found} == {
+        "shape arithmetic, which onnxruntime leaves to the CPU"
+    }
+
+
+def test_arithmetic_that_folds_away_is_not_reported() -> None:
+    flatten = [
+        node("Shape", "x", "s"),
+        node("Gather", "s zero", "n"),
+        node("Unsqueeze", "n zeros", "row"),
+        node("Concat", "row rest", "to", axis=0),
+        node("Reshape", "x to", "y"),
+    ]
+    assert ops(model(flatten, weights=FLATTEN)) == []
+    fixed = {"x": (FLOAT, (2, 3, 8, 8))}
+    static = [node("Shape", "x", "s"), node("Mul", "s s", "p"), node("Tile", "x p", "y")]
+    assert ops(model(static, inputs=fixed)) == []
+    assert ops(model(static)) == ["Mul"]
+
+
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+def test_shape_arithmetic_on_half_precision_stays_on_the_gpu(dtype: int) -> None:
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Cast", "s", "f", to=dtype),
+        node("Mul", "f f", "y"),
+    ]
+    assert ops(model(nodes)) == (["Cast"] if dtype == HALF else ["Cast", "Mul"])
+
+
+def test_attributes_that_the_kernels_lack() -> None:
+    def transposed(**attributes: Any) -> list[str]:
+        weights = {"w": np.ones((3, 2, 3, 3), np.float32)}
+        return ops(model([node("ConvTranspose", "x w", "y", **attributes)], weights=weights))
+
+    assert transposed() == transposed(pads=[1, 1, 1, 1]) == []
+    assert transposed(pads=[0, 0, 1, 1]) == transposed(auto_pad="SAME_UPPER") == ["ConvTranspose"]
+    assert ops(model([node("ArgMax", "x", "y", select_last_index=1)])) == ["ArgMax"]
+    assert ops(model([node("ArgMax", "x", "y", select_last_index=0)])) == []
+
+
+def test_branches_and_functions_count() -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(f"{op}_y", FLOAT, None)
+        return helper.make_graph([node(op, "x", f"{op}_y")], op, [], [out])
+
+    inputs = {"x": (FLOAT, PICTURES), "c": (BOOL, ())}
+    choice = node("If", "c", "y", then_branch=branch("Relu"), else_branch=branch("Tan"))
+    answer, found = table_placement(model([choice], inputs=inputs).SerializeToString())
+    assert [one.node for one in found] == ["If_y/Tan_Tan_y"]
+    assert answer.nodes == 3
+    function = helper.make_function(
+        "local", "f", ["a"], ["b"], [node("Tan", "a", "b")], [helper.make_opsetid("", 20)]
+    )
+    call = helper.make_node("f", ["x"], ["y"], domain="local")
+    assert ops(model([call], functions=[function], domains=["local"])) == ["Tan"]
+
+
+def test_unknown_operators_are_reported_and_what_follows_is_judged() -> None:
+    foreign = helper.make_node("Magic", ["x"], ["m"], domain="acme")
+    nodes = [
+        foreign,
+        node("Constant", "", "one", value_float=1.0),
+        node("Neg", "one", "minus"),
+        node("Mul", "m minus", "y"),
+    ]
+    answer, found = table_placement(model(nodes, domains=["acme"]).SerializeToString())
+    assert [(one.node, one.domain, one.since_version) for one in found] == [("m", "acme", 0)]
+    assert "'acme'" in found[0].reason
+    assert answer.nodes == 2
+    invented = model([node("Wizardry", "x", "y")])
+    assert [one.since_version for one in falls(invented)] == [0]
+
+
+def test_weights_in_other_files_are_never_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = model(
+        [node("Conv", "x w", "c"), node("MaxPool", "c", "y", kernel_shape=[2, 2])],
+        opset=22,
+        weights={"w": np.ones((4, 3, 3, 3), np.float32)},
+    )
+    small.graph.initializer[0].ClearField("raw_data")
+    small.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    for location in ("absent.bin", "../up.bin", "/etc/hostname"):
+        del small.graph.initializer[0].external_data[:]
+        entry = small.graph.initializer[0].external_data.add()
+        entry.key, entry.value = "location", location
+        answer, found = table_placement(small.SerializeToString())
+        assert (answer.nodes, [one.op for one in found]) == (2, ["MaxPool"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"no model", b"\x08\x07", b"\xff" * 99])
+def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
+    for judge in (table_placement, session_placement):
+        with pytest.raises(ArtifactError, match=r"ONNX model.* [Ee]xport it anew|onnxruntime does"):
+            judge(content)
+
+
+def test_truncated_files_are_refused_or_judged() -> None:
+    whole = model([node("Relu", "x", "y")]).SerializeToString()
+    for length in range(len(whole)):
+        try:
+            answer, _ = table_placement(whole[:length])
+        except ArtifactError:
+            continue
+        assert answer.nodes == 1
+
+
+def test_damaged_files_are_refused_or_judged() -> None:
+    nodes = [
+        node("Cast", "x", "h", to=HALF),
+        node("Mul", "h w", "m"),
+        node("ConvTranspose", "m k", "t", pads=[0, 0, 1, 1]),
+        node("Shape", "t", "s"),
+        node("Mul", "s s", "y"),
+    ]
+    weights = {"w": np.ones(8, np.float16), "k": np.ones((3, 2, 2, 2), np.float16)}
+    whole = model(nodes, weights=weights).SerializeToString()
+    draws, judged = random.Random(1), 0  # noqa: S311 - no secret
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draws.choice([1, 2, 5])):
+            damaged[draws.randrange(len(whole))] = draws.randrange(256)
+        with contextlib.suppress(ArtifactError):
+            judged += table_placement(bytes(damaged))[0].nodes > 0
+    assert judged > 20
+
+
+def test_a_graph_of_constants_computes_nothing() -> None:
+    constant = model([node("Constant", "", "c", value_float=1.0), node("Neg", "c", "y")])
+    with pytest.raises(ArtifactError, match="computes nothing"):
+        falls(constant)
+
+
+def test_what_a_session_says() -> None:
+    """The part that needs no GPU: a session on the CPU puts every node there."""
+    small = model([node("Relu", "x", "r"), node("MaxPool", "r", "y", kernel_shape=[2, 2])])
+    content = small.SerializeToString()
+    answer, found = placement._ask(content, ["CPUExecutionProvider"])
+    assert (answer.basis, answer.nodes, answer.on_cpu, found) == ("session", 2, (), ())
+    wizardry = model([node("Wizardry", "x", "y")]).SerializeToString()
+    with pytest.raises(ArtifactError, match="does not load"):
+        placement._ask(wizardry, ["CPUExecutionProvider"])
+
+
+def test_a_session_without_a_gpu_is_an_error() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(DeviceError, match="Install prn-guard"):
+        session_placement(model([node("Relu", "x", "y")]).SerializeToString())
+
+
+@pytest.mark.skipif(not MODELS.is_dir(), reason="the ImageNet models are not here")
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet"])
+def test_classifiers_in_service_stay_on_the_gpu(name: str) -> None:
+    content = (MODELS / f"{name}_imagenet.onnx").read_bytes()
+    start = time.perf_counter()
+    answer, fallbacks = table_placement(content)
+    assert time.perf_counter() - start < 1
+    assert fallbacks == ()
+    assert answer.nodes > 60
+
+
+def test_large_constants_are_no_shape_arithmetic() -> None:
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Gather", "s zero", "n"),
+        node("Mul", "many n", "y"),
+    ]
+    weights = {"zero": np.int64(0), "many": np.ones(101, np.int64)}
+    assert ops(model(nodes, weights=weights)) == ["Gather"]
+    assert ops(model(nodes, weights={**weights, "many": np.ones(100, np.int64)})) == [
+        "Gather",
+        "Mul",
+    ]
+    assert numpy_helper.to_array(model(nodes, weights=weights).graph.initializer[1]).size == 101
