@@ -42,7 +42,7 @@ def test_quantiles_and_paired_ratio_are_those_of_the_sequence():
 
 
 def test_order_alternates_and_warm_up_is_not_counted():
-    lab = _Lab(lambda name, size, step: 100.0 if step < 4 else 2.0 if name == "guarded" else 1.0)
+    lab = _Lab(lambda name, _size, step: 100.0 if step < 4 else 2.0 if name == "guarded" else 1.0)
     (result,) = lab.measure([8], least_seconds=0, least_rounds=4, warm_up_rounds=2)
     names = "".join(name[0] for name, _ in lab.order)
     assert names == "gbbg" + "gbbggbbg"
@@ -51,7 +51,7 @@ def test_order_alternates_and_warm_up_is_not_counted():
 
 def test_what_goes_first_and_what_drifts_cancels():
     # The second of every pair takes twice as long, and all of it slows down by 1 % a run.
-    lab = _Lab(lambda name, size, step: (1 + step % 2) * 1.01**step)
+    lab = _Lab(lambda _name, _size, step: (1 + step % 2) * 1.01**step)
     (result,) = lab.measure([1], least_seconds=0, least_rounds=20)
     assert result.ratio == pytest.approx(1)
 
@@ -60,13 +60,13 @@ def test_what_goes_first_and_what_drifts_cancels():
     ("seconds", "least", "expected"), [(0, 5, 6), (30, 2, 10), (31, 2, 12), (0, 1, 2)]
 )
 def test_rounds_reach_both_limits_and_are_even(seconds, least, expected):
-    lab = _Lab(lambda name, size, step: 2.0 if name == "guarded" else 1.0)
+    lab = _Lab(lambda name, _size, _step: 2.0 if name == "guarded" else 1.0)
     (result,) = lab.measure([1], least_seconds=seconds, least_rounds=least)
     assert result.rounds == expected
 
 
 def test_every_batch_size_is_measured_and_reported():
-    lab, told = _Lab(lambda name, size, step: size * 0.5), []
+    lab, told = _Lab(lambda _name, size, _step: size * 0.5), []
     results = lab.measure([1, 4], least_seconds=0, least_rounds=2, on_measured=told.append)
     assert [result.bare.median for result in results] == [0.5, 2]
     assert told == results
