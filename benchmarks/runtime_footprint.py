@@ -120,7 +120,7 @@ def _predict(python: Path, artifact: Path, folder: Path) -> dict[str, Any]:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     picture = folder / "picture.png"
     Image.fromarray(pixels[..., 0] if spec.channels == 1 else pixels).save(picture)
-    ended = subprocess.run(
+    ended = subprocess.run(  # noqa: S603
         [python.with_name("prn-guard"), "predict", artifact, picture],
         cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def _environment() -> dict[str, str]:
 
 
 def _answer(*command: str | Path) -> str:
-    ended = subprocess.run(
+    ended = subprocess.run(  # noqa: S603
         command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False
     )
     if ended.returncode:

@@ -27,7 +27,8 @@ def _guarded():
         node("ReduceMean", ["pixels"], ["logits"], axes=[1, 2], keepdims=0),
         node("ReduceMax", ["logits"], ["score"], axes=[1], keepdims=0),
         node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0),
-        node("Cast", ["label"], ["flagged"], to=TensorProto.BOOL),
+        node("Sub", ["score", "score"], ["zero"]),
+        node("Greater", ["score", "zero"], ["flagged"]),
     ]
     kinds = {"logits": 1, "label": TensorProto.INT64, "score": 1, "flagged": TensorProto.BOOL}
     return _model(nodes, TensorProto.UINT8, ["N", SIZE, SIZE, CHANNELS], kinds.items())
