@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from prn_guard import console
+from prn_guard.errors import InvalidArgumentError
 from prn_guard.version import __version__
 
 if TYPE_CHECKING:
@@ -132,6 +133,81 @@ def predict(
             "pictures": results,
         },
     )
+
+
+@app.command()
+def bench(
+    folder: FolderArgument,
+    bare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The ONNX file that was wrapped.")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Pictures in a batch.")] = "1,8,32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What runs both graphs.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each graph; all cores if left out.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Least time a batch size.")] = 3.0,
+    seed: console.SeedOption = 0,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw to .svg, .png or .pdf.")
+    ] = None,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Time the guarded graph against the bare classifier, in turn, over batch sizes."""
+    from prn_guard import bench_report
+    from prn_guard.bench import measure
+    from prn_guard.bench_sessions import available_cores, facts, open_both, runs_of
+
+    sizes = _parse_sizes(batch_sizes)
+    if plot_file is not None:
+        bench_report.check_plot(plot_file)
+    count = threads or available_cores()
+    both = open_both(folder, bare=bare, device=device, threads=count)
+    guarded_run, bare_run = runs_of(both, sizes, seed=seed)
+    known = facts(both, device=device, threads=count)
+    with console.progress() as progress:
+        task = progress.add_task("Batch sizes", total=len(sizes), status="")
+        results = measure(
+            guarded_run,
+            bare_run,
+            sizes,
+            least_seconds=seconds,
+            on_measured=lambda _: progress.advance(task),
+        )
+    note = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+    copies = " Copies to and from the GPU are counted." if device == "cuda" else ""
+    console.print_table(
+        "Latency and throughput",
+        bench_report.COLUMNS,
+        bench_report.rows(results),
+        note=f"{note}.{copies}",
+    )
+    for line in bench_report.bars(results):
+        console.say(line)
+    if plot_file is not None:
+        bench_report.plot(plot_file, results, known)
+    console.write_result(
+        json_file,
+        {
+            "folder": str(folder),
+            "facts": known,
+            "seed": seed,
+            "copies_counted": device == "cuda",
+            "results": [result.to_json() for result in results],
+        },
+    )
+
+
+def _parse_sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 1:
+        raise InvalidArgumentError(
+            f"--batch-sizes is {text!r}; expected whole numbers of at least 1, as 1,8,32."
+        )
+    return sizes
 
 
 def _classify_files(

@@ -1,0 +1,149 @@
+"""Install the wheel into a fresh environment, and measure its size and how fast it is imported.
+
+    .venv/bin/python benchmarks/runtime_footprint.py [--artifact FOLDER]
+
+The wheel takes onnxruntime-gpu on Linux x86-64; the plain CPU build is put in its place, so the
+wheel is installed without its dependencies and they are named here. Writes
+`benchmarks/results/runtime_footprint.json`.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from PIL import Image
+
+from prn_guard import console
+from prn_guard.bench_sessions import available_cores, cpu_name
+from prn_guard.contract import Manifest
+from prn_guard.files import write_json
+from tests.tiny_guard import write_guard
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULT: Final = ROOT / "benchmarks" / "results" / "runtime_footprint.json"
+DEMO: Final = ROOT / "runs" / "demo" / "guarded"
+REQUIRED: Final = ("numpy>=2.1", "onnxruntime==1.31.*", "pillow>=12", "pydantic>=2.12", "rich>=14",
+                   "typer>=0.20")  # fmt: skip
+LIMIT_MEBIBYTES: Final = 250e6 / 2**20
+REPEATS: Final = 15
+OWN: Final = "import prn_guard; from prn_guard import Guard"
+BASE: Final = "import onnxruntime"
+UNWANTED: Final = ("torch", "onnx", "scipy")
+
+
+def main(
+    artifact: Annotated[Path | None, typer.Option(help="What `python -m export` wrote.")] = None,
+) -> None:
+    """Build, install, measure, write."""
+    with tempfile.TemporaryDirectory(prefix="prn-guard-footprint-") as name:
+        folder = Path(name)
+        python = _install(folder)
+        packages = sizes(_site_packages(python))
+        given = artifact or (DEMO if DEMO.is_dir() else None)
+        predicted = _predict(python, given or write_guard(folder / "guard"), folder)
+        result: dict[str, Any] = {
+            "commit": _answer("git", "describe", "--always", "--dirty"),
+            "cpu": cpu_name(),
+            "cores": available_cores(),
+            "load": round(os.getloadavg()[0], 2),
+            "python": platform.python_version(),
+            "onnxruntime_build": "CPU, in place of onnxruntime-gpu",
+            "packages": json.loads(_answer(python, "-m", "pip", "list", "--format=json")),
+            "mebibytes": round(sum(packages.values()), 1),
+            "limit_mebibytes": round(LIMIT_MEBIBYTES, 1),
+            "mebibytes_of": {key: round(value, 2) for key, value in packages.items()},
+            "unwanted_found": [key for key in UNWANTED if key in packages],
+            "import": _imports(python),
+            "predict": {"artifact": "tiny" if given is None else given.name, **predicted},
+        }
+    write_json(RESULT, result)
+    console.say(json.dumps({k: v for k, v in result.items() if k != "packages"}, indent=1))
+
+
+def sizes(site: Path) -> dict[str, float]:
+    """Mebibytes of each entry of site-packages without pip and setuptools, largest first."""
+    found = {
+        entry.name: sum(f.stat().st_size for f in [entry, *entry.rglob("*")] if f.is_file())
+        for entry in site.iterdir()
+        if not entry.name.startswith(("pip", "setuptools")) or entry.name.startswith("pipe")
+    }
+    return {k: v / 2**20 for k, v in sorted(found.items(), key=lambda pair: -pair[1])}
+
+
+def _install(folder: Path) -> Path:
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    pip = (python, "-m", "pip", "--disable-pip-version-check")
+    _answer(*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT)
+    (wheel,) = folder.glob("prn_guard-*.whl")
+    _answer(*pip, "install", *REQUIRED)
+    _answer(*pip, "install", "--no-deps", wheel)
+    return python
+
+
+def _imports(python: Path) -> dict[str, Any]:
+    """Seconds of fresh interpreters, the two statements in turn; one of each before, uncounted."""
+    times: dict[str, list[float]] = {OWN: [], BASE: []}
+    for turn in range(REPEATS + 1):
+        for statement, taken in times.items():
+            begin = time.perf_counter()
+            _answer(python, "-c", statement)
+            if turn:
+                taken.append(time.perf_counter() - begin)
+    own, base = median(times[OWN]), median(times[BASE])
+    return {
+        "n": REPEATS,
+        "own": {"statement": OWN, "median_seconds": own, "range": _range(times[OWN])},
+        "onnxruntime": {"statement": BASE, "median_seconds": base, "range": _range(times[BASE])},
+        "difference_seconds": own - base,
+    }
+
+
+def _range(values: list[float]) -> list[float]:
+    return [min(values), max(values)]
+
+
+def _predict(python: Path, artifact: Path, folder: Path) -> dict[str, Any]:
+    """Run `prn-guard predict` on a PNG of the artifact's size; what it said if it failed."""
+    spec = Manifest.read(artifact).input
+    shape = (spec.height, spec.width, spec.channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    picture = folder / "picture.png"
+    Image.fromarray(pixels[..., 0] if spec.channels == 1 else pixels).save(picture)
+    ended = subprocess.run(  # noqa: S603
+        [python.with_name("prn-guard"), "predict", artifact, picture],
+        cwd=folder, env=_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    error = ended.stderr.strip().splitlines()[-1:] if ended.returncode else []
+    return {"exit_code": ended.returncode, "error": error}
+
+
+def _site_packages(python: Path) -> Path:
+    return Path(_answer(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+
+def _answer(*command: str | Path) -> str:
+    ended = subprocess.run(  # noqa: S603
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        sys.exit(f"{command} failed: {ended.stderr}")
+    return ended.stdout.strip()
+
+
+if __name__ == "__main__":
+    typer.run(main)
