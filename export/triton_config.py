@@ -199,7 +199,7 @@ def _batching(settings: Settings) -> list[str]:
 
 def _warm_up(tensor: Tensor, settings: Settings) -> list[str]:
     # Triton fills random data with random bytes: fine pixels for uint8, but as float32 anything up
-    # to NaN. Tritonserver 2.51 took 0x67 throughout: 1e24.
+    # to infinity (tritonserver 2.51: down to -3e38), far from any picture.
     kinds = ("zero", "random") if tensor.data_type == "TYPE_UINT8" else ("zero",)
     shape = f"data_type: {tensor.data_type} dims: {_numbers(tensor.dims)}"
     lines: list[str] = []
