@@ -128,7 +128,8 @@ def _versions_there(model: Path, interface: Interface) -> dict[int, str]:
     """Versions that an earlier command wrote, with the digests of their graphs."""
     if not model.exists():
         return {}
-    folders = [entry for entry in sorted(model.iterdir()) if entry.name.isdecimal()]
+    entries = sorted(model.iterdir()) if model.is_dir() else []
+    folders = [entry for entry in entries if entry.name.isdecimal()]
     if not folders or not all((folder / MANIFEST_FILE).is_file() for folder in folders):
         raise InvalidArgumentError(
             f"{model} is there, but was not written by this command: not all that it holds are "
@@ -160,8 +161,13 @@ def _checked_version(folder: Path, interface: Interface) -> str:
 
 
 def _stated_sha256(manifest: Manifest) -> str:
-    (digest,) = (entry.sha256 for entry in manifest.files if entry.name == GRAPH_FILE)
-    return digest
+    digests = [entry.sha256 for entry in manifest.files if entry.name == GRAPH_FILE]
+    if len(digests) != 1:
+        raise ArtifactError(
+            f"The manifest lists {GRAPH_FILE} {len(digests)} times; expected once. Export the "
+            "guard anew."
+        )
+    return digests[0]
 
 
 def _fill_version(folder: Path, artifact: Path, graph: bytes) -> None:

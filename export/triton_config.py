@@ -20,6 +20,7 @@ LABELS_FILE: Final = "labels.txt"
 PREFERRED: Final = (8, 32)
 # KServe asks for this form; with "-predictor-00001" behind it, it must fit a label of 63.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,45}[a-z0-9])?")
+_MOST = 2**31 - 1  # what every number of Triton's configuration can hold
 _SEAL = "# sha256 of the rest: "
 
 
@@ -70,8 +71,10 @@ class Settings:
             ("max_queue_delay_us", self.max_queue_delay_us, 0),
             ("instances", self.instances, 1),
         ):
-            if value < lowest:
-                raise InvalidArgumentError(f"{what} is {value}; expected at least {lowest}.")
+            if not lowest <= value <= _MOST:
+                raise InvalidArgumentError(
+                    f"{what} is {value}; expected at least {lowest} and at most {_MOST}."
+                )
         bad = [n for n in self.preferred_batch_sizes or () if not 1 <= n <= self.max_batch_size]
         if bad:
             raise InvalidArgumentError(

@@ -113,7 +113,11 @@ def test_further_versions_join(tmp_path, artifact, out):
 
 def test_the_same_version_takes_new_settings_but_no_other_graph(tmp_path, artifact, out):
     write_repository(artifact, out, Settings())
+    labels = out / "guarded" / "labels.txt"
+    content = labels.read_bytes()
+    labels.unlink()
     write_repository(artifact, out, Settings(max_batch_size=2))
+    assert labels.read_bytes() == content
     assert config_of(out / "guarded").max_batch_size == 2
     before = files_of(out)
     other = write_small_artifact(tmp_path / "other", small_graph(bias=1.0))
@@ -153,8 +157,10 @@ def test_what_is_not_ours_stays(artifact, out):
     assert files_of(out) == before
     write_repository(artifact, out, Settings(name="mine"))
     (out / "empty").mkdir()
-    with pytest.raises(InvalidArgumentError, match="not written by this command"):
-        write_repository(artifact, out, Settings(name="empty"))
+    (out / "file").write_bytes(b"theirs")
+    for name in ("empty", "file"):
+        with pytest.raises(InvalidArgumentError, match="not written by this command"):
+            write_repository(artifact, out, Settings(name=name))
 
 
 def test_an_edited_configuration_is_not_replaced(artifact, out):
@@ -221,6 +227,19 @@ def test_an_unloadable_graph_is_an_artifact_error(tmp_path, out):
     model = small_graph()
     model.graph.node[0].op_type = "NoSuchOperator"
     folder = write_small_artifact(tmp_path / "a", model)
+    with pytest.raises(ArtifactError, match="does not load"):
+        write_repository(folder, out, Settings())
+
+
+def test_weights_outside_the_graph_are_not_taken(tmp_path, out, monkeypatch):
+    model = small_graph()
+    (steps,) = (tensor for tensor in model.graph.initializer if tensor.name == "steps")
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 4 * len(CLASSES))
+    steps.ClearField("float_data")
+    steps.data_location = TensorProto.EXTERNAL
+    steps.external_data.add(key="location", value="weights.bin")
+    folder = write_small_artifact(tmp_path / "a", model)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="does not load"):
         write_repository(folder, out, Settings())
 

@@ -133,6 +133,7 @@ def test_an_edit_is_seen():
         ({"name": "a\n"}, "a-z"),
         ({"name": "a" * 48}, "at most 47"),
         ({"version": 0}, "version is 0"),
+        ({"version": 2**31}, "at most 2147483647"),
         ({"max_batch_size": 0}, "max_batch_size is 0"),
         ({"max_queue_delay_us": -1}, "at least 0"),
         ({"instances": 0}, "instances is 0"),
