@@ -115,3 +115,65 @@ def check(
     console.write_result(json_file, placement.model_dump(mode="json") | details)
     if fallbacks:
         raise typer.Exit(1)
+
+
+@app.command()
+def triton(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="What `guard` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The model repository to write into.")],
+    name: Annotated[str, typer.Option("--name", help="Of the model and its service.")] = "guarded",
+    version: Annotated[int, typer.Option("--version", help="Written once, never replaced.")] = 1,
+    max_batch_size: Annotated[
+        int, typer.Option("--max-batch-size", help="Pictures in one run, and in one request.")
+    ] = 64,
+    preferred_batch_sizes: Annotated[
+        str | None,
+        typer.Option("--preferred-batch-sizes", help="Run at once when so many wait: 8,32."),
+    ] = None,
+    max_queue_delay_us: Annotated[
+        int, typer.Option("--max-queue-delay-us", help="Longest wait for others, microseconds.")
+    ] = 1000,
+    device: Annotated[str, typer.Option("--device", help="gpu or cpu.")] = "gpu",
+    instances: Annotated[
+        int, typer.Option("--instances", help="Copies on each GPU, or on the CPU.")
+    ] = 1,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", help="Numbers of GPUs, as 0,1; all that Triton sees.")
+    ] = None,
+    warm_up: Annotated[
+        bool, typer.Option("--warm-up/--no-warm-up", help="Run once before counting as ready.")
+    ] = True,
+    storage_uri: Annotated[
+        str | None,
+        typer.Option("--storage-uri", help="Where it will lie; writes an InferenceService."),
+    ] = None,
+    triton_release: Annotated[
+        str | None, typer.Option("--triton-release", help="Image tag for it, 24.07 or later.")
+    ] = None,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Write an artifact into a model repository for Triton, and a KServe InferenceService."""
+    from export.kserve import TRITON_RELEASE
+    from export.triton import write_repository
+    from export.triton_config import Settings, as_numbers
+
+    settings = Settings(
+        name=name,
+        version=version,
+        max_batch_size=max_batch_size,
+        preferred_batch_sizes=as_numbers("--preferred-batch-sizes", preferred_batch_sizes),
+        max_queue_delay_us=max_queue_delay_us,
+        device=device,  # type: ignore[arg-type]  # checked there
+        instances=instances,
+        gpus=as_numbers("--gpus", gpus) or (),
+        warm_up=warm_up,
+    )
+    written = write_repository(
+        artifact,
+        out,
+        settings,
+        storage_uri=storage_uri,
+        triton_release=triton_release or TRITON_RELEASE,
+    )
+    console.print_table("Triton model repository", ("what", "value"), written.rows())
+    console.write_result(json_file, written.record())
