@@ -9,12 +9,16 @@ TargetOption = Annotated[
     str,
     typer.Option(
         "--target",
-        help="The classifier: path/to/file.py:factory, or a torchvision name such as resnet18.",
+        help="The classifier: path/to/file.py:factory, a torchvision name such as resnet18, or "
+        "path/to/model.onnx.",
     ),
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", help="Its checkpoint: .safetensors, .pt, .pth (never unpickled)."),
+    typer.Option(
+        "--weights",
+        help="Its checkpoint: .safetensors, .pt, .pth (never unpickled). An ONNX file has its own.",
+    ),
 ]
 ImagesOption = Annotated[
     str,
@@ -46,13 +50,21 @@ DataFolderOption = Annotated[
 ]
 ShapeOption = Annotated[
     str | None,
-    typer.Option("--input-shape", help="Input of a plain module: CHANNELSxHEIGHTxWIDTH."),
+    typer.Option(
+        "--input-shape",
+        help="Input of a plain module, or of an ONNX file of open size: CHANNELSxHEIGHTxWIDTH.",
+    ),
 ]
 MeanOption = Annotated[
     str | None, typer.Option("--input-mean", help="Its normalisation: 0.485,0.456,0.406.")
 ]
 StdOption = Annotated[str | None, typer.Option("--input-std", help="Likewise: 0.229,0.224,0.225.")]
 RangeOption = Annotated[
-    int | None, typer.Option("--pixel-range", help="1 for pixels in [0, 1], 255 for 0..255.")
+    int | None,
+    typer.Option(
+        "--pixel-range",
+        help="1 for pixels in [0, 1], 255 for 0..255; an ONNX file does not say, so it must be "
+        "given for one.",
+    ),
 ]
 OrderOption = Annotated[str | None, typer.Option("--channel-order", help="rgb, bgr or gray.")]

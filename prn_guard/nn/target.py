@@ -20,8 +20,9 @@ class Target(nn.Module):
     called with.
 
     Args:
-        classifier: maps `(B, C, H, W)` float32 on the scale of `spec` to logits `(B, K)`.
-        spec: that scale.
+        classifier: maps `(B, C, H, W)` float32 on the scale of `spec` to logits `(B, K)`; or
+            `(B, H, W, C)`, where the layout of `spec` says so.
+        spec: that scale and layout.
     """
 
     def __init__(self, classifier: nn.Module, spec: InputSpec) -> None:
@@ -40,7 +41,11 @@ class Target(nn.Module):
         if self.spec.channel_order == "bgr":
             pixels = pixels.flip(1)
         mean, std = cast("Tensor", self.mean), cast("Tensor", self.std)
-        return cast("Tensor", self.classifier((pixels - mean) / std))
+        pixels = (pixels - mean) / std
+        if self.spec.layout == "nhwc":
+            # Made contiguous, because the exporter turns a bare permutation into shape arithmetic.
+            pixels = pixels.permute(0, 2, 3, 1).contiguous()
+        return cast("Tensor", self.classifier(pixels))
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the signature is torch's
         """Stay in evaluation mode."""

@@ -36,7 +36,6 @@ from training.perturbations.bank import Bank, BankCriteria, craft_bank
 from training.perturbations.synthetic import synthesise
 from training.progress import tracked
 from training.randomness import generator_for
-from training.targets import save_target_state
 
 Stage = TypeVar("Stage")
 
@@ -66,7 +65,7 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
             "The target's weights or buffers changed while the guard was fitted; a module that "
             "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
         )
-    record = _record(request, fitted, out, target_digest=digest)
+    record = _record(request, fitted, out, target_digest=request.loaded.digest())
     layout.write_record(out, record)
     shutil.rmtree(out / layout.STATE, ignore_errors=True)
     return record
@@ -90,7 +89,7 @@ class _Fitted:
 
 def _stages(request: FitRequest, out: Path) -> _Fitted:
     target, options = request.loaded.target, request.options
-    save_target_state(target, out / layout.TARGET)
+    layout.save_target(request.loaded, out)
     splits = split_pictures(request.training.pictures, seed=options.seed)
     # Asked here, because it is the last stage that would find too few.
     conformal_rank(len(splits.calibration), options.false_positive_rate)

@@ -3,6 +3,7 @@
 ```
 guard.json            the record: target, ball, bank, rectifier, detector, versions
 target.safetensors    the classifier's weights, so that the folder is enough to rebuild it
+target.onnx           instead of it, for a target that is an ONNX file: that file, byte for byte
 bank.safetensors      real perturbations, those held out last
 synthetic.safetensors synthetic perturbations
 rectifier.safetensors
@@ -12,31 +13,37 @@ state/                of a fit that is under way; removed when it ends
 """
 
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from prn_guard.contract import InputSpec
 from prn_guard.errors import ArtifactError
-from prn_guard.files import read_json, sha256_of, write_json
+from prn_guard.files import read_json, sha256_of, write_bytes, write_json
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
+from prn_guard.nn.target import Target
 from training.attacks.norms import Norm
 from training.checkpoint import load_tensors, save_tensors
 from training.perturbations.bank import Bank
-from training.targets import restore_target
+from training.targets import LoadedTarget, restore_target, save_target_state
+
+if TYPE_CHECKING:
+    from training.targets.onnx_files import OnnxClassifier
 
 RECORD = "guard.json"
 TARGET = "target.safetensors"
+ONNX_TARGET = "target.onnx"
 BANK = "bank.safetensors"
 SYNTHETIC = "synthetic.safetensors"
 RECTIFIER = "rectifier.safetensors"
 DETECTOR = "detector.safetensors"
 STATE = "state"
 DIGESTED = (TARGET, BANK, RECTIFIER, DETECTOR)
-"""Files whose digest stands in the record: those that evaluation and export read."""
+"""Files whose digest stands in the record: those that evaluation and export read. For a target
+that is an ONNX file `ONNX_TARGET` takes the place of `TARGET`."""
 
 
 @final
@@ -47,8 +54,9 @@ class GuardRecord(BaseModel):
 
     record_version: Literal[1] = 1
     target: str
-    """As given: `path/to/file.py:factory` or a torchvision name."""
+    """As given: `path/to/file.py:factory`, a torchvision name or `path/to/model.onnx`."""
     target_digest: str
+    """SHA-256 of the target's weights and buffers; of the file, where it is an ONNX file."""
     files: dict[str, str]
     """SHA-256 of each of `DIGESTED`: safetensors would not notice a changed weight."""
     input: InputSpec
@@ -131,7 +139,7 @@ def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
     """
     record = read_record(folder)
     _check_files(folder, record)
-    target = restore_target(record.target, record.input, folder / TARGET, record.target_digest)
+    target = _restore_target(folder, record)
     rectifier = build_rectifier(record.rectifier)
     load_module(folder / RECTIFIER, rectifier)
     detector = Detector(record.input.height, record.input.width, pool=record.detector_pool)
@@ -141,9 +149,46 @@ def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
     return guarded.eval(), record
 
 
+def save_target(loaded: LoadedTarget, folder: Path) -> None:
+    """Write what the target can be rebuilt from: its ONNX file, or its weights and buffers.
+
+    Raises:
+        TargetError: its state is not made of finite tensors.
+        StorageError: the file cannot be written.
+    """
+    if loaded.onnx is None:
+        save_target_state(loaded.target, folder / TARGET)
+    else:
+        write_bytes(folder / ONNX_TARGET, loaded.onnx.content)
+
+
+def stored_onnx(folder: Path, record: GuardRecord) -> "OnnxClassifier | None":
+    """The ONNX file that the guard of `folder` defends; None where its target is a torch module.
+
+    Raises:
+        ArtifactError: the file is missing or has changed since the guard was fitted.
+    """
+    if ONNX_TARGET not in record.files:
+        return None
+    from training.targets.onnx_loading import stored_classifier
+
+    return stored_classifier(folder / ONNX_TARGET, record.input, record.target_digest)
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each of `DIGESTED`, for the record."""
-    return {name: sha256_of(folder / name) for name in DIGESTED}
+    names = [*DIGESTED]
+    if (folder / ONNX_TARGET).exists():
+        names[names.index(TARGET)] = ONNX_TARGET
+    return {name: sha256_of(folder / name) for name in names}
+
+
+def _restore_target(folder: Path, record: GuardRecord) -> Target:
+    if ONNX_TARGET not in record.files:
+        return restore_target(record.target, record.input, folder / TARGET, record.target_digest)
+    from training.targets.onnx_loading import restore_onnx_target
+
+    return restore_onnx_target(folder / ONNX_TARGET, record.input, record.target_digest)
 
 
 def _check_files(folder: Path, record: GuardRecord) -> None:

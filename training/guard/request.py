@@ -7,7 +7,6 @@ from typing import Any, Final, Literal, final
 
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import state_digest
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import Pictures, check_same_classes, digest_of
@@ -20,6 +19,7 @@ OURS: Final = frozenset(
         REQUEST,
         layout.RECORD,
         layout.TARGET,
+        layout.ONNX_TARGET,
         layout.BANK,
         layout.SYNTHETIC,
         layout.RECTIFIER,
@@ -100,7 +100,7 @@ class FitRequest:
         """All that the result depends on, as plain JSON values."""
         return {
             "target": self.loaded.spec,
-            "target weights": state_digest(self.loaded.target),
+            "target weights": self.loaded.digest(),
             "images": self.training.spec,
             "pictures": digest_of(self.training.pictures),
             "test images": self.test.spec,

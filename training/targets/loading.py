@@ -1,8 +1,9 @@
 """From what the user names to a wrapped, checked target, and from a guard folder back to it."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import safetensors.torch
 from torch import nn
@@ -22,7 +23,14 @@ from training.targets.factories import call_factory, split_factory_spec
 from training.targets.options import InputOptions
 from training.targets.torchvision_models import build_model, find_model, read_weights
 
-FORMS: Final = "path/to/file.py:factory, or the name of a torchvision classifier such as resnet18"
+if TYPE_CHECKING:
+    from training.targets.onnx_files import OnnxClassifier
+
+FORMS: Final = (
+    "path/to/file.py:factory, the name of a torchvision classifier such as resnet18, or "
+    "path/to/model.onnx"
+)
+ONNX_SUFFIX: Final = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,20 @@ class LoadedTarget:
         spec: as the user named it.
         weights: likewise; None for the factory's own.
         class_count: number of logits.
+        onnx: the file it was converted from; None for one that is a torch module itself.
     """
 
     target: Target
     spec: str
     weights: str | None
     class_count: int
+    onnx: "OnnxClassifier | None" = None
+
+    def digest(self) -> str:
+        """SHA-256 of the classifier: of its ONNX file, or of its weights and buffers."""
+        if self.onnx is None:
+            return state_digest(self.target)
+        return hashlib.sha256(self.onnx.content).hexdigest()
 
 
 def load_target(
@@ -48,11 +64,12 @@ def load_target(
     """Load the classifier to defend.
 
     Args:
-        spec: `path/to/file.py:factory`, where the factory returns a `Target` or a plain module; or
-            a torchvision classifier, `resnet18` or `torchvision:resnet18`.
+        spec: `path/to/file.py:factory`, where the factory returns a `Target` or a plain module;
+            a torchvision classifier, `resnet18` or `torchvision:resnet18`; or an ONNX file.
         weights: a checkpoint's path; for torchvision also a name of its weights. None keeps the
             factory's own.
-        input_options: the input of a plain module, or departures from torchvision's.
+        input_options: the input of a plain module or an ONNX file, or departures from
+            torchvision's.
 
     Raises:
         TargetError: it cannot be loaded, its weights are not finite, or it does not answer a
@@ -62,12 +79,19 @@ def load_target(
     options = input_options or InputOptions()
     _refuse_other_forms(spec)
     factory = split_factory_spec(spec)
-    if factory is not None:
+    classifier = None
+    if Path(spec).suffix.lower() == ONNX_SUFFIX:
+        # onnx and its runtime take a second to import, which other targets need not wait for.
+        from training.targets.onnx_loading import load_onnx_target
+
+        path = Path(spec).expanduser()
+        target, classifier = load_onnx_target(path, weights=weights, options=options)
+    elif factory is not None:
         target = _load_from_factory(*factory, weights, options)
     else:
         target = _load_from_torchvision(find_model(spec), weights, options)
     check_state(target.classifier)
-    return LoadedTarget(target, spec, weights, count_classes(target))
+    return LoadedTarget(target, spec, weights, count_classes(target), classifier)
 
 
 def save_target_state(target: Target, path: Path) -> None:
@@ -165,12 +189,6 @@ def _rebuild_by_factory(file: Path, name: str, input_spec: InputSpec) -> nn.Modu
 
 def _refuse_other_forms(spec: str) -> None:
     suffix = Path(spec).suffix.lower()
-    if suffix == ".onnx":
-        raise TargetError(
-            f"The target {spec} is an ONNX file. Targets that exist only as ONNX are not supported "
-            f"in this version yet. Give the torch module that it was exported from, as {FORMS}; "
-            "the guarded file takes and gives the same either way."
-        )
     if suffix == ".py":
         raise TargetError(f"The target {spec} names a file but no factory in it. Expected {FORMS}.")
     if suffix == SAFETENSORS_SUFFIX or suffix in TORCH_SUFFIXES:
