@@ -47,7 +47,7 @@ class ClassifierGraph:
     @property
     def opset(self) -> int:
         """Version of the standard operators."""
-        return next(entry.version for entry in self.model.opset_import if entry.domain == "")
+        return int(next(item.version for item in self.model.opset_import if item.domain == ""))
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from export.triton_interface import Interface, Tensor, read_interface
 from prn_guard.contract import GRAPH_FILE, MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from prn_guard.errors import ArtifactError, InvalidArgumentError, StorageError
 from prn_guard.files import sha256_of, write_bytes
-from prn_guard.session import read_artifact
+from prn_guard.artifact import read_artifact
 
 CONFIG_FILE: Final = "config.pbtxt"
 MODEL_FILE: Final = "model.onnx"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from prn_guard.contract import Manifest
 from prn_guard.errors import ArtifactError, InvalidArgumentError
-from prn_guard.session import runtime_errors
+from prn_guard.execution import runtime_errors
 
 _DATA_TYPES: Final = {
     "tensor(bool)": "TYPE_BOOL",
