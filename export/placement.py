@@ -18,9 +18,9 @@ from export.basic_optimisation import basic_graph, parse, subgraphs
 from export.cuda_kernels import Kernel, kernel_table
 from export.shape_arithmetic import left_to_the_cpu, small_constants
 from export.tensor_types import adopt_halves, bound_types, parameters_text, types_of
+from prn_guard.artifact import read_artifact
 from prn_guard.contract import Placement
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.artifact import read_artifact
 from prn_guard.execution import runtime_errors
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from typing import Any, Final
 from export.kserve import TRITON_RELEASE, inference_service
 from export.triton_config import LABELS_FILE, Settings, config_text, is_untouched
 from export.triton_interface import Interface, Tensor, read_interface
+from prn_guard.artifact import read_artifact
 from prn_guard.contract import GRAPH_FILE, MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from prn_guard.errors import ArtifactError, InvalidArgumentError, StorageError
 from prn_guard.files import sha256_of, write_bytes
-from prn_guard.artifact import read_artifact
 
 CONFIG_FILE: Final = "config.pbtxt"
 MODEL_FILE: Final = "model.onnx"
