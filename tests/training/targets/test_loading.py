@@ -209,7 +209,6 @@ def test_targets_that_do_not_answer_are_refused(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("model.onnx", "only as ONNX are not supported in this version yet"),
         ("net.py", "no factory in it"),
         ("w.safetensors", r"--weights w\.safetensors"),
         ("w.pth", "says nothing of the architecture"),
