@@ -24,8 +24,11 @@ def tensor_of(layout, dtype="float32"):
 @pytest.fixture
 def images():
     """`(4, 8, 10, 3)`: every value of a byte occurs."""
-    return np.random.default_rng(0).permutation(np.arange(960) % 256).astype(np.uint8).reshape(
-        4, 8, 10, 3
+    return (
+        np.random.default_rng(0)
+        .permutation(np.arange(960) % 256)
+        .astype(np.uint8)
+        .reshape(4, 8, 10, 3)
     )
 
 
