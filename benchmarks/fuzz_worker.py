@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import resource
+import warnings
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,7 @@ def work(connection: Connection, pictures: Pictures) -> None:
     """Answer every `(folder, public key or None)` that arrives, until None arrives."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    warnings.simplefilter("error")
     import onnxruntime  # noqa: F401 - loaded before the first case, whose time is limited
 
     import prn_guard.guard  # noqa: F401

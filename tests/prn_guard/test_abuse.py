@@ -140,6 +140,7 @@ def test_what_is_no_manifest_is_refused(folder, text, said):
         lambda m: m["tensor"].update(dtype="float16"),
         lambda m: m["tensor"].update(name=""),
         lambda m: m["detection"].update(threshold="0.5"),
+        lambda m: m["detection"].update(threshold=1e39),
         lambda m: m["files"][0].update(size_bytes=float(m["files"][0]["size_bytes"])),
         lambda m: m["files"][0].update(name="guarded.onnx/"),
         lambda m: m["files"][0].update(name="guarded\u0000.onnx"),
@@ -197,6 +198,29 @@ def _function(model):
     )
 
 
+def _endless(model):
+    """The score, handed through 2^62 times."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in ("go", "s")],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("s_in", TensorProto.FLOAT, ["N"]),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("s_out", TensorProto.FLOAT, ["N"]),
+        ],
+    )
+    for name, value in (("rounds", np.array(2**62)), ("go", np.array(True))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node[2].output[0] = "bare"
+    model.graph.node.insert(
+        3, helper.make_node("Loop", ["rounds", "go", "bare"], ["score"], body=body)
+    )
+
+
 def _one_nan(model):
     # Behind a rectified linear unit, which some kernels answer with 0, so that it would not show.
     tensor = _initializer(model, "weights")
@@ -245,6 +269,7 @@ def _external_constant(model):
         (_further_opset("com.microsoft"), "com.microsoft"),
         (_further_opset("ai.onnx"), "stated twice"),
         (_custom_operator, "com.microsoft"),
+        (_endless, "uses Loop, which may run for ever"),
         (_function, "functions of its own"),
         (lambda model: model.ClearField("ir_version"), "IR version None"),
         (lambda model: setattr(model, "ir_version", 2), "IR version 2"),

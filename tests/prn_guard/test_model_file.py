@@ -127,6 +127,8 @@ def test_agrees_with_onnx(model):
     assert facts.domains | {""} == found
     assert facts.ir_version == (model.ir_version if model.HasField("ir_version") else None)
     assert facts.opsets == {standard(one.domain): one.version for one in model.opset_import}
+    operators = {part.op_type for part in inside if isinstance(part, NodeProto)}
+    assert facts.operators - {""} == operators - {""}
     assert facts.functions == len(model.functions)
     all_tensors = [part for part in inside if isinstance(part, TensorProto)]
     external = [
