@@ -28,6 +28,8 @@ _IR_VERSIONS: Final = range(3, 15)
 """From the first with operator sets to that of ONNX 1.23."""
 _FLOATS: Final = {1: "<f4", 10: "<f2", 11: "<f8"}
 """NumPy's names for `TensorProto.DataType`."""
+_REPEATING: Final = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run a subgraph as often as a number in the graph says, up to 2^63 times."""
 _PIECE = 1 << 20
 
 
@@ -76,7 +78,8 @@ def check_model(graph: bytes, manifest: Manifest, place: Path) -> None:
 
     Custom domains are refused because some of onnxruntime's own operators open files (`EPContext`)
     or run code of other providers; model-local functions because they may redefine a standard
-    operator; external data because nothing has verified it.
+    operator; external data because nothing has verified it; loops because one picture could then
+    take for ever.
 
     Raises:
         ArtifactError: one of these, another operator set than the manifest's, or a weight that is
@@ -88,29 +91,40 @@ def check_model(graph: bytes, manifest: Manifest, place: Path) -> None:
         raise ArtifactError(
             f"{place} is no ONNX model: {error}. Restore it, or export the guard anew."
         ) from error
-    problem = _first_problem(facts, manifest) or _not_a_number(facts, graph)
+    problem = _unfit_operators(facts) or _unfit_file(facts, manifest) or _not_a_number(facts, graph)
     if problem:
         raise ArtifactError(f"{place} {problem}. Export the guard anew.")
 
 
-def _first_problem(facts: ModelFacts, manifest: Manifest) -> str | None:
+def _unfit_operators(facts: ModelFacts) -> str | None:
+    foreign = sorted(facts.domains - {""})
+    if foreign:
+        return (
+            f"uses operators of {', '.join(foreign)[:200]!r}; expected the standard ones of ONNX "
+            "only"
+        )
+    repeating = sorted(facts.operators & _REPEATING)
+    if repeating:
+        return (
+            f"uses {', '.join(repeating)}, which may run for ever; expected a classifier without "
+            "loops"
+        )
+    if facts.functions:
+        return f"brings {facts.functions} functions of its own; expected standard operators only"
+    return None
+
+
+def _unfit_file(facts: ModelFacts, manifest: Manifest) -> str | None:
     if facts.ir_version not in _IR_VERSIONS:
         return (
             f"states the IR version {facts.ir_version}; expected {_IR_VERSIONS.start} to "
             f"{_IR_VERSIONS.stop - 1}"
-        )
-    if facts.domains - {""}:
-        return (
-            f"uses operators of {', '.join(sorted(facts.domains - {''}))[:200]!r}; expected the "
-            "standard ones of ONNX only"
         )
     if facts.opsets != {"": manifest.opset}:
         return (
             f"states the operator set {facts.opsets.get('', 'none')}; expected {manifest.opset}, "
             "by the manifest beside it"
         )
-    if facts.functions:
-        return f"brings {facts.functions} functions of its own; expected standard operators only"
     if facts.external_tensors:
         return (
             f"refers to values in other files in {facts.external_tensors} places; expected one "

@@ -36,6 +36,9 @@ OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+# Far inside float32, in which they are used: beyond it a threshold would be infinite, a std 0.
+Single = Annotated[float, Field(ge=-1e30, le=1e30)]
+PositiveSingle = Annotated[float, Field(ge=1e-30, le=1e30)]
 
 
 class _Record(BaseModel):
@@ -53,8 +56,8 @@ class InputSpec(_Record):
     channels: Literal[1, 3]
     height: Annotated[int, Field(ge=8, le=4096)]
     width: Annotated[int, Field(ge=8, le=4096)]
-    mean: tuple[float, ...]
-    std: tuple[Positive, ...]
+    mean: tuple[Single, ...]
+    std: tuple[PositiveSingle, ...]
     pixel_range: Literal[1, 255] = 1
     channel_order: Literal["rgb", "bgr", "gray"] = "rgb"
     layout: Literal["nchw", "nhwc"] = "nchw"
@@ -147,8 +150,8 @@ class Placement(_Record):
 class Detection(_Record):
     """The detector's working point: `flagged = score > threshold`."""
 
-    threshold: float
-    fitted_threshold: float
+    threshold: Single
+    fitted_threshold: Single
     """Before it was calibrated again on the exported graph; the same where it was not."""
     target_false_positive_rate: Fraction
     calibration_pictures: Annotated[int, Field(gt=0)]

@@ -48,11 +48,11 @@ _CHILDREN: Final[dict[str, dict[int, str]]] = {
 # Fields that are looked at, and the wire type that ONNX gives them.
 _IR_VERSION = 1
 _DOMAIN, _VERSION = 1, 2
-_NODE_DOMAIN, _FUNCTION_DOMAIN = 7, 10
+_OPERATOR, _NODE_DOMAIN, _FUNCTION_DOMAIN = 4, 7, 10
 _DATA_TYPE, _FLOATS, _RAW, _DOUBLES, _EXTERNAL_DATA, _DATA_LOCATION = 2, 4, 9, 10, 13, 14
 _FIELDS: Final[dict[str, dict[int, int]]] = {
     "model": {_IR_VERSION: _VARINT},
-    "node": {_NODE_DOMAIN: _BYTES},
+    "node": {_OPERATOR: _BYTES, _NODE_DOMAIN: _BYTES},
     "function": {_FUNCTION_DOMAIN: _BYTES},
     "operator set": {_DOMAIN: _BYTES, _VERSION: _VARINT},
     "operator set of a function": {_DOMAIN: _BYTES},
@@ -86,6 +86,8 @@ class ModelFacts:
     """Version by domain; the standard domain is always ""."""
     domains: set[str] = field(default_factory=set)
     """Of operator sets, nodes and functions; the standard one is always ""."""
+    operators: set[str] = field(default_factory=set)
+    """Types of all nodes, those of subgraphs and functions too."""
     functions: int = 0
     external_tensors: int = 0
     """Tensors anywhere in the model whose values lie in another file."""
@@ -182,6 +184,7 @@ def _note(facts: ModelFacts, kind: str, found: list[tuple[int, int, int]], conte
         facts.domains |= _domains(found, _FUNCTION_DOMAIN, content)
     elif kind == "node":
         facts.domains |= _domains(found, _NODE_DOMAIN, content)
+        facts.operators |= _texts(found, _OPERATOR, content)
     elif kind == "operator set of a function":
         facts.domains |= _domains(found, _DOMAIN, content)
     elif kind == "operator set":
@@ -212,9 +215,13 @@ def _note_operator_set(
 
 
 def _domains(found: list[tuple[int, int, int]], wanted: int, content: bytes) -> set[str]:
-    names = (
+    names = _texts(found, wanted, content)
+    return {"" if name in STANDARD_DOMAINS else name for name in names}
+
+
+def _texts(found: list[tuple[int, int, int]], wanted: int, content: bytes) -> set[str]:
+    return {
         content[low:high].decode(errors="replace")
         for number, low, high in found
         if number == wanted
-    )
-    return {"" if name in STANDARD_DOMAINS else name for name in names}
+    }

@@ -71,8 +71,9 @@ def _public_key(path: Path) -> "Ed25519PublicKey":
     serialization, errors = _library()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    pem = _pem(path)
     try:
-        key = serialization.load_pem_public_key(_pem(path))
+        key = serialization.load_pem_public_key(pem)
     except errors as error:
         raise InvalidArgumentError(
             f"{path} is no PEM file of a public key. Make it with `openssl pkey -in private.pem "
@@ -87,8 +88,9 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
     serialization, errors = _library()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    pem = _pem(path)
     try:
-        key = serialization.load_pem_private_key(_pem(path), password=None)
+        key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as error:  # what the library raises where a passphrase would be needed
         raise InvalidArgumentError(
             f"{path} is encrypted. Give a key without a passphrase, e.g. the output of `openssl "

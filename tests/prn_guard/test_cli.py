@@ -5,10 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from prn_guard import __version__, cli
 from prn_guard.guard import Guard
+from prn_guard.signing import sign_manifest
 
 
 @pytest.fixture
@@ -52,6 +55,36 @@ def test_inspect(prn_guard, folder, tmp_path):
     assert len(stored.pop("manifest_sha256")) == 64
     assert record["manifest"] == {**stored, "resize": None}
     assert record["files_verified"] is True
+
+
+@pytest.fixture
+def public_key(folder, tmp_path):
+    """The folder is signed; the key to check it with."""
+    key = Ed25519PrivateKey.generate()
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (tmp_path / "private.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    )
+    (tmp_path / "public.pem").write_bytes(
+        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    sign_manifest(folder, tmp_path / "private.pem")
+    return tmp_path / "public.pem"
+
+
+def test_signature_is_checked_on_request(prn_guard, folder, files, public_key, tmp_path):
+    record = tmp_path / "o.json"
+    code, out, _ = prn_guard("inspect", folder, "--public-key", public_key, "--json", record)
+    assert code == 0
+    assert "valid" in out
+    assert json.loads(record.read_text())["signature_verified"] is True
+    assert "not checked" in prn_guard("inspect", folder)[1]
+    assert prn_guard("predict", folder, files[0], "--public-key", public_key)[0] == 0
+    (folder / "manifest.sig").unlink()
+    for command in (["inspect", folder], ["predict", folder, files[0]]):
+        code, out, err = prn_guard(*command, "--public-key", public_key)
+        assert (code, out) == (2, "")
+        assert "manifest.sig is missing" in " ".join(err.split())
 
 
 def test_predict_equals_the_guard(prn_guard, folder, files, pictures, monkeypatch):
@@ -114,7 +147,7 @@ def test_changed_graph_ends_with_2(prn_guard, folder):
     assert "has changed since it was exported" in " ".join(err.split())
 
 
-FOREIGN = ("torch", "sklearn", "scipy", "onnx")
+FOREIGN = ("torch", "sklearn", "scipy", "onnx", "cryptography")
 
 
 def modules_after(code, *arguments):

@@ -38,6 +38,8 @@ def test_good_specs():
         {"std": (0.2, -0.1, 0.2)},
         {"mean": (float("nan"), 0.0, 0.0)},
         {"std": (float("inf"), 1.0, 1.0)},
+        {"std": (1e-40, 1.0, 1.0)},
+        {"mean": (1e39, 0.0, 0.0)},
         {"pixel_range": 256},
         {"channel_order": "gray"},
         {"channel_order": "hsv"},
