@@ -33,6 +33,9 @@ CONVOLUTION = Tolerance(
     1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
 )
 LOGIT = Tolerance(1e-5, 1e-5, "one float32 linear layer, in another order of summation")
+REWRITTEN = Tolerance(
+    1e-5, 1e-6, "a float32 mean of 64 values in another order, or sine over cosine on [0, 1]"
+)
 BALL = Tolerance(0.0, 1e-6, "a float32 division and product by a length: some ulps of at most 2")
 PROJECTION = Tolerance(2e-6, 1e-6, "float32 length of up to 48 values against float64")
 NEAREST_POINT = Tolerance(

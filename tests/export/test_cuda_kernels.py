@@ -95,7 +95,7 @@ def _has_kernel(op: str, opset: int, dtype: str) -> bool:
 
 UNARY = (
     *("Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Flatten", "Floor", "GlobalAveragePool"),
-    *("HardSigmoid", "LeakyRelu", "Log", "LogSoftmax", "Neg", "Reciprocal", "Relu"),
+    *("HardSigmoid", "HardSwish", "LeakyRelu", "Log", "LogSoftmax", "Neg", "Reciprocal", "Relu"),
     *("Round", "Selu", "Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Sqrt", "Tan", "Tanh"),
     *("Acos", "Atan", "Cosh", "Hardmax", "Softsign", "GlobalMaxPool", "Transpose"),
 )
