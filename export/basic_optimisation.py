@@ -1,11 +1,13 @@
 """A graph as onnxruntime partitions it: after the optimisations that no provider takes part in.
 
 A session on the CPU carries them out (constants and static shapes folded, reshapes and transposes
-simplified, local functions inlined) and writes what it got. Two things have to be kept from it:
+simplified, local functions inlined) and writes what it got. Three things have to be kept from it:
 
 * Half precision. The CPU has few such kernels, so it would decompose operators and add casts that
   a GPU never sees. It is therefore given the graph in float32, with the casts between the two held
   open by an operator that stands in for them, and the types are put back by name.
+* HardSwish, the one operator with a kernel for CUDA and none for the CPU, which would decompose it:
+  an operator stands in for it, too.
 * Weights in other files. They are never read; each becomes an input of the same type.
 """
 
@@ -81,7 +83,9 @@ def basic_graph(model: onnx.ModelProto) -> BasicGraph:
     known = _types_by_name(model) if _has_halves(model) else {}
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
-    stand_in = _as_float32(twin, known) if known else None
+    stand_ins = _hold_open(twin, known)
+    if known:
+        _as_float32(twin)
     optimised = _through_cpu_session(twin)
     if optimised is None:
         optimised = model
@@ -91,8 +95,7 @@ def basic_graph(model: onnx.ModelProto) -> BasicGraph:
     optimised = _inferred(optimised)
     for graph in graphs(optimised.graph):
         for node in graph.node:
-            if node.op_type == stand_in:
-                node.op_type = "Cast"
+            node.op_type = stand_ins.get(node.op_type, node.op_type)
     return BasicGraph(optimised, known)
 
 
@@ -194,10 +197,29 @@ def _types_by_name(model: onnx.ModelProto) -> dict[str, int]:
     return found
 
 
-def _as_float32(model: onnx.ModelProto, types: dict[str, int]) -> str:
-    """Turn half precision into float32 in place; the operator that stands in for casts of it."""
+def _hold_open(model: onnx.ModelProto, types: dict[str, int]) -> dict[str, str]:
+    """Put stand-ins in place of what the CPU session would undo; what each stands for."""
     used = {node.op_type for graph in graphs(model.graph) for node in graph.node}
-    stand_in = next((name for name in _STAND_INS if name not in used), _STAND_INS[0])
+    free = (name for name in _STAND_INS if name not in used)
+    stand_ins = dict(zip(("HardSwish", "Cast"), free, strict=False))
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            if node.op_type == "HardSwish" or (node.op_type == "Cast" and _of_floats(node, types)):
+                node.op_type = stand_ins.get(node.op_type, node.op_type)
+                if node.op_type in _STAND_INS:
+                    del node.attribute[:]
+    return {stand_in: op for op, stand_in in stand_ins.items()}
+
+
+def _of_floats(node: onnx.NodeProto, types: dict[str, int]) -> bool:
+    """Whether a Cast has half precision on one side, and that or float32 on the other."""
+    number = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+    sides = {number, types.get(node.input[0]) if node.input else None}
+    return bool(sides & set(_HALVES)) and sides <= {*_HALVES, _FLOAT}
+
+
+def _as_float32(model: onnx.ModelProto) -> None:
+    """Turn half precision into float32 in place."""
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in _HALVES:
@@ -205,21 +227,11 @@ def _as_float32(model: onnx.ModelProto, types: dict[str, int]) -> str:
         for tensor in graph.initializer:
             _widen(tensor)
         for node in graph.node:
-            _widen_node(node, types, stand_in)
-    return stand_in
-
-
-def _widen_node(node: onnx.NodeProto, types: dict[str, int], stand_in: str) -> None:
-    number = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
-    sides = {number, types.get(node.input[0]) if node.input else None}
-    if node.op_type == "Cast" and sides & set(_HALVES) and sides <= {*_HALVES, _FLOAT}:
-        node.op_type = stand_in
-        del node.attribute[:]
-    for attribute in node.attribute:
-        if attribute.name in {"to", "dtype"} and attribute.i in _HALVES:
-            attribute.i = _FLOAT
-        if attribute.HasField("t"):
-            _widen(attribute.t)
+            for attribute in node.attribute:
+                if attribute.name in {"to", "dtype"} and attribute.i in _HALVES:
+                    attribute.i = _FLOAT
+                if attribute.HasField("t"):
+                    _widen(attribute.t)
 
 
 def _widen(tensor: onnx.TensorProto) -> None:

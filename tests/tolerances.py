@@ -39,6 +39,9 @@ LOGIT = Tolerance(1e-5, 1e-5, "one float32 linear layer, in another order of sum
 NORMALISED = Tolerance(
     1e-6, 1e-6, "three float32 operations on values up to 255; mean and std are rounded too"
 )
+REWRITTEN = Tolerance(
+    1e-5, 1e-6, "a float32 mean of 64 values in another order, or sine over cosine on [0, 1]"
+)
 BALL = Tolerance(0.0, 1e-6, "a float32 division and product by a length: some ulps of at most 2")
 PROJECTION = Tolerance(2e-6, 1e-6, "float32 length of up to 48 values against float64")
 NEAREST_POINT = Tolerance(
