@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from prn_guard.artifact import read_artifact
 from prn_guard.bench import Run
 from prn_guard.contract import BARE_FILE, InputSpec, Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.artifact import read_artifact
 from prn_guard.execution import runtime_errors
 from prn_guard.session import Device
 

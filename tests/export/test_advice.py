@@ -1,7 +1,6 @@
 """What docs/check-refuses.md advises helps, and changes no answer."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ import torch
 from onnx import version_converter
 from torch import Tensor, nn
 
-from export.guarded_graph import guarded_graph
 from export.placement import table_placement
-from prn_guard.nn.guarded import GuardedClassifier
+from tests.export.conftest import Artifact
 from tests.export.small_graphs import model, node
 from tests.tolerances import REWRITTEN, assert_close
-from training.guard.folder import load_guard
 
 PICTURES = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
@@ -112,8 +109,5 @@ def test_another_operator_or_type_has_a_kernel(
     assert_close(answer(second, value), answer(first, value), REWRITTEN)
 
 
-def test_the_guard_itself_is_wholly_on_the_gpu(
-    guard_folder: Path, guarded: GuardedClassifier
-) -> None:
-    spec = load_guard(guard_folder)[1].input
-    assert table_placement(guarded_graph(guarded, spec))[1] == ()
+def test_the_exported_guard_needs_no_advice(artifact: Artifact) -> None:
+    assert fallen(artifact.graph.model) == []
