@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from export import placement
 from export.placement import Fallback, session_placement, table_placement
+from export.tensor_types import adopt_halves
 from prn_guard.errors import ArtifactError, DeviceError
 from tests.export.small_graphs import (
     BOOL,
@@ -332,3 +333,56 @@ def test_large_constants_are_no_shape_arithmetic() -> None:
         "Mul",
     ]
     assert numpy_helper.to_array(model(nodes, weights=weights).graph.initializer[1]).size == 101
+
+
+def test_the_graphs_input_counts_as_small_and_the_cpu_passes_on() -> None:
+    total = [
+        node("Shape", "x", "s"),
+        node("Cast", "s", "f", to=FLOAT),
+        node("Tan", "f", "t"),
+        node("ReduceSum", "t", "total"),
+    ]
+    through = ["Cast", "Tan", "ReduceSum"]  # Tan has no kernel, what follows it would have one
+    assert ops(model([*total, node("Add", "x total", "y")])) == [*through, "Add"]
+    relu = [node("Relu", "x", "r"), node("Add", "r total", "y")]
+    assert ops(model([*total, *relu])) == through
+
+
+def test_a_pair_of_types_is_named_as_such() -> None:
+    small = model(
+        [node("OneHot", "x depth values", "y")],
+        inputs={"x": (INT32, ("N",)), "depth": (INT32, ())},
+        weights={"values": np.zeros(2, np.int64)},
+    )
+    (found,) = falls(small)
+    assert found.reason.startswith("CUDA kernels only for T1 in int32 int64, T2 in int32 int64")
+
+
+def test_a_branch_sees_the_types_around_it() -> None:
+    out = helper.make_empty_tensor_value_info("b")
+    branches = [
+        helper.make_graph([helper.make_node("ArgMax", ["z"], ["b"], name=name)], name, [], [out])
+        for name in ("one", "two")
+    ]
+    choice = node("If", "c", "y", then_branch=branches[0], else_branch=branches[1])
+    for dtype, expected in ((INT64, ["ArgMax", "ArgMax"]), (FLOAT, [])):
+        inputs = {"x": (dtype, ("N", 9)), "c": (BOOL, ())}
+        assert ops(model([node("Neg", "x", "z"), choice], inputs=inputs)) == expected
+
+
+def test_nameless_tensors_take_the_half_precision_of_their_partners() -> None:
+    add = node("Add", "h new", "sum")
+    schema = onnx.defs.get_schema("Add", 20)
+    types = {"h": "float16", "new": "float", "sum": "float16"}
+    adopt_halves(add, schema, types, {"h": HALF, "sum": HALF})
+    assert types["new"] == "float16"
+    types["new"] = "float"
+    adopt_halves(add, schema, types, {"h": HALF, "sum": HALF, "new": FLOAT})
+    assert types["new"] == "float"
+
+
+def test_random_numbers_do_not_fold() -> None:
+    foreign = helper.make_node("Magic", ["x"], ["m"], domain="acme")
+    nodes = [foreign, node("RandomNormal", "", "r", shape=[1]), node("Add", "m r", "y")]
+    answer, _ = table_placement(model(nodes, domains=["acme"]).SerializeToString())
+    assert answer.nodes == 3
