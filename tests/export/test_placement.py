@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from export import placement
 from export.placement import Fallback, session_placement, table_placement
@@ -18,26 +18,20 @@ from prn_guard.errors import ArtifactError, DeviceError
 from tests.export.small_graphs import (
     BOOL,
     DOUBLE,
+    FLATTEN,
     FLOAT,
     HALF,
     INT32,
     INT64,
+    falls,
     model,
     node,
+    ops,
 )
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet_models"
 PICTURES = ("N", 3, 8, 8)
-FLATTEN = {"zero": np.int64(0), "zeros": np.zeros(1, np.int64), "rest": -np.ones(1, np.int64)}
 NUMPY = {FLOAT: np.float32, HALF: np.float16}
-
-
-def falls(proto: onnx.ModelProto) -> tuple[Fallback, ...]:
-    return table_placement(proto.SerializeToString())[1]
-
-
-def ops(proto: onnx.ModelProto) -> list[str]:
-    return [one.op for one in falls(proto)]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 20, 21])
@@ -139,49 +133,6 @@ def test_half_precision_is_seen_where_only_a_cast_makes_it() -> None:
     nodes = [node("Cast", "x", "h", to=bfloat16), node("Log", "h", "e"), node("Log", "x", "f")]
     small = model([*nodes, node("Cast", "e", "y", to=FLOAT)], outputs=("y", "f"))
     assert [(one.op, one.types) for one in falls(small)] == [("Log", "T=bfloat16")]
-
-
-def test_arithmetic_on_shapes_is_left_to_the_cpu() -> None:
-    nodes = [
-        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
-        node("Shape", "t", "s"),
-        node("Mul", "s s", "area"),
-        node("Cast", "area", "f", to=FLOAT),
-        node("ReduceSum", "f", "total"),
-        node("Relu", "x", "r"),
-        node("Add", "r total", "y"),
-    ]
-    found = falls(model(nodes))
-    # The transposition is computed on the shape instead of the picture: a Gather of four numbers.
-    assert [one.op for one in found] == ["Gather", "Mul", "Cast", "ReduceSum"]
-    assert {one.reason for one in found} == {
-        "shape arithmetic, which onnxruntime leaves to the CPU"
-    }
-
-
-def test_arithmetic_that_folds_away_is_not_reported() -> None:
-    flatten = [
-        node("Shape", "x", "s"),
-        node("Gather", "s zero", "n"),
-        node("Unsqueeze", "n zeros", "row"),
-        node("Concat", "row rest", "to", axis=0),
-        node("Reshape", "x to", "y"),
-    ]
-    assert ops(model(flatten, weights=FLATTEN)) == []
-    fixed = {"x": (FLOAT, (2, 3, 8, 8))}
-    static = [node("Shape", "x", "s"), node("Mul", "s s", "p"), node("Tile", "x p", "y")]
-    assert ops(model(static, inputs=fixed)) == []
-    assert ops(model(static)) == ["Mul"]
-
-
-@pytest.mark.parametrize("dtype", [FLOAT, HALF])
-def test_shape_arithmetic_on_half_precision_stays_on_the_gpu(dtype: int) -> None:
-    nodes = [
-        node("Shape", "x", "s"),
-        node("Cast", "s", "f", to=dtype),
-        node("Mul", "f f", "y"),
-    ]
-    assert ops(model(nodes)) == (["Cast"] if dtype == HALF else ["Cast", "Mul"])
 
 
 def test_attributes_that_the_kernels_lack() -> None:
@@ -318,34 +269,6 @@ def test_classifiers_in_service_stay_on_the_gpu(name: str) -> None:
     assert time.perf_counter() - start < 1
     assert fallbacks == ()
     assert answer.nodes > 60
-
-
-def test_large_constants_are_no_shape_arithmetic() -> None:
-    nodes = [
-        node("Shape", "x", "s"),
-        node("Gather", "s zero", "n"),
-        node("Mul", "many n", "y"),
-    ]
-    weights = {"zero": np.int64(0), "many": np.ones(101, np.int64)}
-    assert ops(model(nodes, weights=weights)) == ["Gather"]
-    assert ops(model(nodes, weights={**weights, "many": np.ones(100, np.int64)})) == [
-        "Gather",
-        "Mul",
-    ]
-    assert numpy_helper.to_array(model(nodes, weights=weights).graph.initializer[1]).size == 101
-
-
-def test_the_graphs_input_counts_as_small_and_the_cpu_passes_on() -> None:
-    total = [
-        node("Shape", "x", "s"),
-        node("Cast", "s", "f", to=FLOAT),
-        node("Tan", "f", "t"),
-        node("ReduceSum", "t", "total"),
-    ]
-    through = ["Cast", "Tan", "ReduceSum"]  # Tan has no kernel, what follows it would have one
-    assert ops(model([*total, node("Add", "x total", "y")])) == [*through, "Add"]
-    relu = [node("Relu", "x", "r"), node("Add", "r total", "y")]
-    assert ops(model([*total, *relu])) == through
 
 
 def test_a_pair_of_types_is_named_as_such() -> None:
