@@ -7,9 +7,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from export.placement import Fallback, table_placement
+
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 INT32, INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 DOUBLE, BOOL = onnx.TensorProto.DOUBLE, onnx.TensorProto.BOOL
+FLATTEN = {"zero": np.int64(0), "zeros": np.zeros(1, np.int64), "rest": -np.ones(1, np.int64)}
 
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
@@ -41,3 +44,11 @@ def model(
     return helper.make_model(
         graph, opset_imports=imports, functions=functions, ir_version=10 if opset > 20 else 8
     )
+
+
+def falls(proto: onnx.ModelProto) -> tuple[Fallback, ...]:
+    return table_placement(proto.SerializeToString())[1]
+
+
+def ops(proto: onnx.ModelProto) -> list[str]:
+    return [one.op for one in falls(proto)]

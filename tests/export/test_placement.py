@@ -9,34 +9,29 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from export import placement
 from export.placement import Fallback, session_placement, table_placement
+from export.tensor_types import adopt_halves
 from prn_guard.errors import ArtifactError, DeviceError
 from tests.export.small_graphs import (
     BOOL,
     DOUBLE,
+    FLATTEN,
     FLOAT,
     HALF,
     INT32,
     INT64,
+    falls,
     model,
     node,
+    ops,
 )
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet_models"
 PICTURES = ("N", 3, 8, 8)
-FLATTEN = {"zero": np.int64(0), "zeros": np.zeros(1, np.int64), "rest": -np.ones(1, np.int64)}
 NUMPY = {FLOAT: np.float32, HALF: np.float16}
-
-
-def falls(proto: onnx.ModelProto) -> tuple[Fallback, ...]:
-    return table_placement(proto.SerializeToString())[1]
-
-
-def ops(proto: onnx.ModelProto) -> list[str]:
-    return [one.op for one in falls(proto)]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 20, 21])
@@ -138,49 +133,6 @@ def test_half_precision_is_seen_where_only_a_cast_makes_it() -> None:
     nodes = [node("Cast", "x", "h", to=bfloat16), node("Log", "h", "e"), node("Log", "x", "f")]
     small = model([*nodes, node("Cast", "e", "y", to=FLOAT)], outputs=("y", "f"))
     assert [(one.op, one.types) for one in falls(small)] == [("Log", "T=bfloat16")]
-
-
-def test_arithmetic_on_shapes_is_left_to_the_cpu() -> None:
-    nodes = [
-        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
-        node("Shape", "t", "s"),
-        node("Mul", "s s", "area"),
-        node("Cast", "area", "f", to=FLOAT),
-        node("ReduceSum", "f", "total"),
-        node("Relu", "x", "r"),
-        node("Add", "r total", "y"),
-    ]
-    found = falls(model(nodes))
-    # The transposition is computed on the shape instead of the picture: a Gather of four numbers.
-    assert [one.op for one in found] == ["Gather", "Mul", "Cast", "ReduceSum"]
-    assert {one.reason for one in found} == {
-        "shape arithmetic, which onnxruntime leaves to the CPU"
-    }
-
-
-def test_arithmetic_that_folds_away_is_not_reported() -> None:
-    flatten = [
-        node("Shape", "x", "s"),
-        node("Gather", "s zero", "n"),
-        node("Unsqueeze", "n zeros", "row"),
-        node("Concat", "row rest", "to", axis=0),
-        node("Reshape", "x to", "y"),
-    ]
-    assert ops(model(flatten, weights=FLATTEN)) == []
-    fixed = {"x": (FLOAT, (2, 3, 8, 8))}
-    static = [node("Shape", "x", "s"), node("Mul", "s s", "p"), node("Tile", "x p", "y")]
-    assert ops(model(static, inputs=fixed)) == []
-    assert ops(model(static)) == ["Mul"]
-
-
-@pytest.mark.parametrize("dtype", [FLOAT, HALF])
-def test_shape_arithmetic_on_half_precision_stays_on_the_gpu(dtype: int) -> None:
-    nodes = [
-        node("Shape", "x", "s"),
-        node("Cast", "s", "f", to=dtype),
-        node("Mul", "f f", "y"),
-    ]
-    assert ops(model(nodes)) == (["Cast"] if dtype == HALF else ["Cast", "Mul"])
 
 
 def test_attributes_that_the_kernels_lack() -> None:
@@ -319,16 +271,41 @@ def test_classifiers_in_service_stay_on_the_gpu(name: str) -> None:
     assert answer.nodes > 60
 
 
-def test_large_constants_are_no_shape_arithmetic() -> None:
-    nodes = [
-        node("Shape", "x", "s"),
-        node("Gather", "s zero", "n"),
-        node("Mul", "many n", "y"),
+def test_a_pair_of_types_is_named_as_such() -> None:
+    small = model(
+        [node("OneHot", "x depth values", "y")],
+        inputs={"x": (INT32, ("N",)), "depth": (INT32, ())},
+        weights={"values": np.zeros(2, np.int64)},
+    )
+    (found,) = falls(small)
+    assert found.reason.startswith("CUDA kernels only for T1 in int32 int64, T2 in int32 int64")
+
+
+def test_a_branch_sees_the_types_around_it() -> None:
+    out = helper.make_empty_tensor_value_info("b")
+    branches = [
+        helper.make_graph([helper.make_node("ArgMax", ["z"], ["b"], name=name)], name, [], [out])
+        for name in ("one", "two")
     ]
-    weights = {"zero": np.int64(0), "many": np.ones(101, np.int64)}
-    assert ops(model(nodes, weights=weights)) == ["Gather"]
-    assert ops(model(nodes, weights={**weights, "many": np.ones(100, np.int64)})) == [
-        "Gather",
-        "Mul",
-    ]
-    assert numpy_helper.to_array(model(nodes, weights=weights).graph.initializer[1]).size == 101
+    choice = node("If", "c", "y", then_branch=branches[0], else_branch=branches[1])
+    for dtype, expected in ((INT64, ["ArgMax", "ArgMax"]), (FLOAT, [])):
+        inputs = {"x": (dtype, ("N", 9)), "c": (BOOL, ())}
+        assert ops(model([node("Neg", "x", "z"), choice], inputs=inputs)) == expected
+
+
+def test_nameless_tensors_take_the_half_precision_of_their_partners() -> None:
+    add = node("Add", "h new", "sum")
+    schema = onnx.defs.get_schema("Add", 20)
+    types = {"h": "float16", "new": "float", "sum": "float16"}
+    adopt_halves(add, schema, types, {"h": HALF, "sum": HALF})
+    assert types["new"] == "float16"
+    types["new"] = "float"
+    adopt_halves(add, schema, types, {"h": HALF, "sum": HALF, "new": FLOAT})
+    assert types["new"] == "float"
+
+
+def test_random_numbers_do_not_fold() -> None:
+    foreign = helper.make_node("Magic", ["x"], ["m"], domain="acme")
+    nodes = [foreign, node("RandomNormal", "", "r", shape=[1]), node("Add", "m r", "y")]
+    answer, _ = table_placement(model(nodes, domains=["acme"]).SerializeToString())
+    assert answer.nodes == 3
