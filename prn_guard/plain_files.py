@@ -8,7 +8,7 @@ from typing import Final
 
 from prn_guard.errors import ArtifactError
 
-# Without O_NONBLOCK, opening a pipe waits for whoever may write to it; Windows has neither of one.
+# Without O_NONBLOCK, opening a pipe waits for whoever may write to it. Windows lacks the flag.
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
