@@ -158,10 +158,9 @@ def _drop_aliases(copy: ModelProto) -> None:
 
 
 def dims_of(value: onnx.ValueInfoProto) -> list[int | None]:
-    """Declared lengths of a value's axes; None where one is free."""
+    """Declared lengths of a value's axes; None where one is free (some exporters write -1)."""
     return [
-        dim.dim_value if dim.HasField("dim_value") else None
-        for dim in value.type.tensor_type.shape.dim
+        dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim
     ]
 
 
