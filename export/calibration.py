@@ -7,15 +7,16 @@ the conformal quantile is taken anew, of the graph's own scores of the same cali
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from export.deliveries import as_integers
 from export.sessions import runner
 from export.splice import GuardedGraph
+from prn_guard.contract import InputSpec
 from prn_guard.errors import DataError
 from prn_guard.preparation import to_tensor
 from prn_guard.session import Device
-from training.datasets import batch_for, batches
+from training.datasets import Pictures, batch_for, batches
 from training.guard.fit_detector import conformal_threshold
 from training.guard.folder import GuardRecord
 from training.guard.pictures import recorded_pictures
@@ -42,14 +43,18 @@ def calibrated_threshold(
             f"calibrated on {record.calibration_pictures}. Restore the training pictures, or "
             "export with --precision fp32, which keeps the threshold."
         )
+    scores = graph_scores(graph, record.input, calibration, device=device)
+    return float(np.float32(conformal_threshold(scores, record.false_positive_rate)))
+
+
+def graph_scores(
+    graph: GuardedGraph, spec: InputSpec, pictures: Pictures, *, device: Device
+) -> NDArray[np.float64]:
+    """The graph's scores `(N,)` of `pictures`, in order."""
     run = runner(graph.model, device=device)
     name = graph.names.score
-
-    def score(images: Tensor) -> np.ndarray:
-        return run(to_tensor(as_integers(images), record.input, graph.tensor), (name,))[name]
-
-    size = batch_for(calibration.shape, BATCH)
-    scores = np.concatenate([score(images) for images, _ in batches(calibration, size)])
-    return float(
-        np.float32(conformal_threshold(scores.astype(np.float64), record.false_positive_rate))
-    )
+    parts = [
+        run(to_tensor(as_integers(images), spec, graph.tensor), (name,))[name]
+        for images, _ in batches(pictures, batch_for(pictures.shape, BATCH))
+    ]
+    return np.concatenate(parts).astype(np.float64)

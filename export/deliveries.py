@@ -20,13 +20,16 @@ BISECTIONS: Final = 10
 
 def deliveries(
     pictures: Pictures, perturbations: Tensor, guarded: GuardedClassifier
-) -> Iterator[NDArray[np.uint8]]:
-    """Batches `(N, H, W, C)` uint8: every picture clean and perturbed, some at the threshold.
+) -> Iterator[tuple[NDArray[np.uint8], bool]]:
+    """Every picture clean and perturbed, some of them driven to the threshold.
 
     Args:
         pictures: all of them are delivered.
         perturbations: `(P, C, H, W)`, taken in turn.
         guarded: whose threshold is meant.
+
+    Yields:
+        batches `(N, H, W, C)` uint8, and whether they were driven to the threshold.
     """
     driven = 0
     for number, positions in enumerate(
@@ -34,13 +37,13 @@ def deliveries(
     ):
         images = pictures.batch(positions)
         perturbation = perturbations[number % len(perturbations)]
-        yield as_integers(images)
-        yield as_integers(as_delivered(images, perturbation))
+        yield as_integers(images), False
+        yield as_integers(as_delivered(images, perturbation)), False
         if driven < DRIVEN_TO_THRESHOLD:
             close = near_threshold(images, perturbation, guarded)
             driven += len(close)
             if len(close):
-                yield as_integers(close)
+                yield as_integers(close), True
 
 
 @torch.no_grad()

@@ -50,14 +50,27 @@ class Tally:
 
     def __init__(self, margins: Margins) -> None:
         self.margins = margins
-        self.pictures = self.labels = self.flags = self.inside = 0
+        self.labels = self.flags = 0
+        self.pictures = {False: 0, True: 0}
+        self.inside = {False: 0, True: 0}
         self.logit_difference = self.score_difference = 0.0
         self.bit_equal = True
 
     def add(
-        self, torch_side: dict[str, NDArray[Any]], graph: dict[str, NDArray[Any]], threshold: float
+        self,
+        torch_side: dict[str, NDArray[Any]],
+        graph: dict[str, NDArray[Any]],
+        threshold: float,
+        *,
+        driven: bool = False,
     ) -> None:
         """Compare one batch of both sides' answers, arrays by output name.
+
+        Args:
+            torch_side: answers of the torch modules.
+            graph: answers of the graph.
+            threshold: of both.
+            driven: whether the pictures were driven to the threshold.
 
         Raises:
             ArtifactError: an answer is not finite, so that nothing can be compared.
@@ -75,8 +88,8 @@ class Tally:
         flag_differs = torch_side["flagged"] != graph["flagged"]
         label_differs = torch_side["label"] != graph["label"]
         agreed = ~flag_differs
-        self.pictures += len(score_gap)
-        self.inside += int((close_score | close_logits).sum())
+        self.pictures[driven] += len(score_gap)
+        self.inside[driven] += int((close_score | close_logits).sum())
         self.flags += int((flag_differs & ~close_score).sum())
         self.labels += int((label_differs & agreed & ~close_logits).sum())
         difference = np.abs(torch_side["logits"] - graph["logits"])[agreed]
@@ -87,10 +100,12 @@ class Tally:
     def result(self) -> Parity:
         """The tally as it goes into the manifest."""
         return Parity(
-            pictures=self.pictures,
+            pictures=self.pictures[False],
+            driven=self.pictures[True],
             label_mismatches=self.labels,
             flag_mismatches=self.flags,
-            inside_margin=self.inside,
+            inside_margin=self.inside[False],
+            driven_inside_margin=self.inside[True],
             score_margin=self.margins.score,
             logit_margin=self.margins.logit,
             max_logit_difference=self.logit_difference,
@@ -129,13 +144,13 @@ def measure_parity(
     spec, names, own = guarded.target.spec, graph.names, bare.logits_name
     classifier_input = InputTensor(name=bare.input_name, dtype="float32", layout=spec.layout)
     tally = Tally(margins)
-    for pixels in deliveries(pictures, perturbations, guarded):
+    for pixels, driven in deliveries(pictures, perturbations, guarded):
         with torch.no_grad():
             answer = guarded(as_images(pixels))
         torch_side = {name: getattr(answer, name).numpy() for name in OUTPUTS}
         answered = run(to_tensor(pixels, spec, graph.tensor), names.all())
         graph_side = {role: answered[name] for role, name in zip(OUTPUTS, names.all(), strict=True)}
-        tally.add(torch_side, graph_side, float(guarded.detector.threshold))
+        tally.add(torch_side, graph_side, float(guarded.detector.threshold), driven=driven)
         logits = run_bare(to_tensor(pixels, spec, classifier_input), (own,))[own]
         unflagged = ~graph_side[FLAGGED]
         tally.bit_equal &= bool((logits == graph_side[LOGITS])[unflagged].all())

@@ -30,6 +30,10 @@ def manifest_rows(manifest: Manifest, out: Path) -> list[tuple[str, str]]:
         ("labels / flags that differ", f"{parity.label_mismatches} / {parity.flag_mismatches}"),
         ("inside the margin band", f"{parity.inside_margin / parity.pictures:.3%}"),
         (
+            "driven to the threshold / inside",
+            f"{parity.driven} / {parity.driven_inside_margin}",
+        ),
+        (
             "largest difference, logits / score",
             f"{parity.max_logit_difference:.2g} / {parity.max_score_difference:.2g}",
         ),

@@ -67,15 +67,14 @@ def _detection(manifest: Manifest) -> Rows:
     same = detection.fitted_threshold == detection.threshold
     calibrated = "" if same else f" (before calibration on the graph: {before})"
     mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
+    compared = f"{parity.pictures} pictures and {parity.driven} at the threshold"
+    inside = f"{parity.inside_margin} and {parity.driven_inside_margin} inside the margin"
     return [
         ("threshold", after + calibrated),
         ("false-positive rate", f"{detection.target_false_positive_rate:.3%}"),
         ("calibration pictures", str(detection.calibration_pictures)),
         ("trained against", console.ball_text(ball.norm, ball.epsilon)),
-        (
-            "parity with torch",
-            f"{parity.pictures} pictures, {mismatches}, {parity.inside_margin} inside the margin",
-        ),
+        ("parity with torch", f"{compared}, {mismatches}, {inside}"),
         (
             "largest difference",
             f"logits {parity.max_logit_difference:.3g}, score {parity.max_score_difference:.3g}",
