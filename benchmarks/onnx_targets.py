@@ -3,10 +3,12 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/onnx_targets.py
 
 Each network, with random weights, is exported to ONNX at each opset and read back as a user's file
-would be: converted to torch for its gradients, and compared with onnxruntime. Writes one row per
-network and opset to `benchmarks/results/onnx_targets.json` and prints them as a table.
+would be: converted to torch for its gradients and compared with onnxruntime. Then a guard that
+flags nothing is spliced in front of it, whose outputs must have the bits of the file's own. Writes
+one row per network and opset to `benchmarks/results/onnx_targets.json`; prints them as a table.
 """
 
+import functools
 import logging
 import tempfile
 import time
@@ -16,17 +18,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import numpy as np
+import onnx
+import onnxruntime
 import torch
 import torchvision
 import typer
 from torch import nn
 
+from export.classifier_graph import from_onnx
+from export.guard_front import GuardFront, front_model
+from export.placement import table_placement
+from export.sessions import runner
+from export.splice import set_threshold, splice
 from prn_guard import console
-from prn_guard.contract import InputSpec
+from prn_guard.contract import UINT8_NHWC, InputSpec, InputTensor
 from prn_guard.errors import TargetError
 from prn_guard.files import write_json
+from prn_guard.nn.detector import Detector
+from prn_guard.nn.rectifier import build_rectifier, default_spec
+from prn_guard.preparation import to_tensor
 from training.progress import tracked
-from training.targets.onnx_files import read_onnx
+from training.targets.onnx_files import OnnxClassifier, read_onnx
 from training.targets.onnx_torch import convert
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -49,7 +62,11 @@ NETWORKS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Names, and what torchvision must be told to build them small and plain."""
 PACKAGES: Final = ("torch", "torchvision", "onnx", "onnx2pytorch", "onnx2torch", "onnxscript")
-COLUMNS: Final = ("network", "opset", "exporter", "converter", "relative_difference", "refusal")
+COLUMNS: Final = (
+    "network", "opset", "exporter", "converter", "relative_difference",
+    "passed_through_bit_equal", "nodes", "nodes_without_cuda_kernel", "refusal",
+)  # fmt: skip
+OUT_OF_REACH: Final = 1e30
 
 
 def main(
@@ -149,7 +166,36 @@ def read_back(path: Path) -> dict[str, Any]:
     return {
         "converter": conversion.converter,
         "relative_difference": float(f"{conversion.relative_difference:.2g}"),
+        **splice_in_front(classifier, spec),
     }
+
+
+def splice_in_front(classifier: OnnxClassifier, spec: InputSpec) -> dict[str, Any]:
+    """Put a guard that flags nothing in front of a file, both ways; are its answers the file's?"""
+    alone = from_onnx(classifier, precision="fp32")
+    own = InputTensor(name=alone.input_name, dtype="float32", layout=spec.layout)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(classifier.content, providers=["CPUExecutionProvider"])
+    image = to_tensor(pixels, spec, own)
+    (expected,) = session.run([alone.logits_name], {alone.input_name: image})
+    equal, columns = True, {}
+    for tensor, keep in ((UINT8_NHWC, False), (own, True)):
+        graph = splice(front(tensor, spec), alone, tensor, keep_outputs=keep)
+        set_threshold(graph.model, OUT_OF_REACH)
+        name = graph.names.logits
+        given = runner(graph.model)(to_tensor(pixels, spec, graph.tensor), (name,))[name]
+        equal &= np.array_equal(given.view(np.int32), expected.view(np.int32))
+        placement, _ = table_placement(graph.model.SerializeToString())
+        columns = {"nodes": placement.nodes, "nodes_without_cuda_kernel": len(placement.on_cpu)}
+    return {"passed_through_bit_equal": equal, **columns}
+
+
+@functools.cache
+def front(tensor: InputTensor, spec: InputSpec) -> onnx.ModelProto:
+    """The guard's front with random weights."""
+    rectifier = build_rectifier(default_spec(spec.channels, SIDE, SIDE))
+    nn.init.normal_(rectifier.exit.weight, std=0.01)
+    return front_model(GuardFront(rectifier, Detector(SIDE, SIDE, pool=1), spec, tensor))
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

