@@ -1,0 +1,178 @@
+"""What the guard costs: guarded against bare latency, in pairs, in one run.
+
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.latency
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.latency --device cuda
+
+The compact rectifier has random weights here, which cost what fitted ones cost. Both graphs take
+what they take in service: 8-bit pixels the guarded one, float32 on its own scale the bare one.
+Writes `benchmarks/results/latency.json` (`latency_cuda.json` on a GPU, where the session is also
+asked which nodes it put on the CPU).
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import onnx
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet50
+from export.classifier_graph import Precision, from_onnx, from_torch
+from export.pipeline import ExportOptions, guarded_graph
+from export.placement import session_placement, table_placement
+from prn_guard import console
+from prn_guard.bench import Run, measure
+from prn_guard.contract import InputTensor
+from prn_guard.files import write_json
+from prn_guard.nn.detector import Detector, pool_for
+from prn_guard.nn.guarded import GuardedClassifier
+from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
+from prn_guard.nn.target import Target
+from prn_guard.preparation import to_tensor
+from prn_guard.session import Device, load_graph
+from training.evaluation.evaluate import hardware
+from training.progress import tracked
+from training.targets import InputOptions, load_target
+from training.targets.onnx_files import OnnxClassifier
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
+BATCH_SIZES: Final = (1, 32)
+AIMS: Final = {"MobileNetV2 (ONNX)": 1.5, "EfficientNet-Lite0": 1.4, "ResNet-50": 1.15}
+LEAST_SECONDS: Final = 20.0
+LIGHT: Final = RectifierSpec(channels=3, factor=4, width=32, blocks=3)
+"""A third of the default's operations at 224 x 224 (0.26 GMAC against 0.78), for comparison: how
+well it rectifies is not known."""
+
+Loaded = tuple[Target, OnnxClassifier | None]
+
+
+def main(
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What runs the graphs.")] = "cpu",
+    seconds: Annotated[float, typer.Option(help="For each batch size at least.")] = LEAST_SECONDS,
+) -> None:
+    """Measure, write down, print."""
+    precisions: tuple[Precision, ...] = ("fp32", "fp16") if device == "cuda" else ("fp32",)
+    load: Mapping[str, Callable[[], Loaded]] = {
+        "MobileNetV2 (ONNX)": _mobilenet_v2,
+        "EfficientNet-Lite0": lambda: (efficientnet_lite0(), None),
+        "ResNet-50": lambda: (resnet50(), None),
+    }
+    rows: list[dict[str, Any]] = []
+    with tracked("Latency") as track:
+        for name, loader in load.items():
+            loaded = loader()
+            usual = default_spec(3, loaded[0].spec.height, loaded[0].spec.width)
+            for precision, rectifier in product(precisions, (usual, LIGHT)):
+                rows += _rows(name, loaded, precision, rectifier, device, seconds)
+                track(len(rows), 2 * len(load) * len(precisions) * len(BATCH_SIZES), name)
+    versions = {package: version(package) for package in ("numpy", "onnx", "torch")}
+    versions["onnxruntime"] = version("onnxruntime-gpu")
+    path = RESULTS / ("latency.json" if device == "cpu" else "latency_cuda.json")
+    write_json(path, {"hardware": hardware(), "device": device, "versions": versions, "rows": rows})
+    _print(rows)
+
+
+def _rows(
+    name: str,
+    loaded: Loaded,
+    precision: Precision,
+    rectifier: RectifierSpec,
+    device: Device,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    target, stored = loaded
+    classifier = (
+        from_torch(target, precision=precision)
+        if stored is None
+        else from_onnx(stored, precision=precision)
+    )
+    graph = guarded_graph(
+        _guarded(target, rectifier), classifier, ExportOptions(precision=precision)
+    )
+    spec = target.spec
+    own = InputTensor(name=classifier.input_name, dtype="float32", layout=spec.layout)
+    size = (max(BATCH_SIZES), spec.height, spec.width, spec.channels)
+    pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    content = graph.model.SerializeToString()
+    placement, _ = (session_placement if device == "cuda" else table_placement)(content)
+    measured = measure(
+        _run(graph.model, to_tensor(pixels, spec, graph.tensor), graph.outputs, device),
+        _run(classifier.model, to_tensor(pixels, spec, own), classifier.outputs, device),
+        BATCH_SIZES,
+        least_seconds=seconds,
+    )
+    facts = {
+        "classifier": name,
+        "precision": precision,
+        "rectifier": f"width {rectifier.width}, {rectifier.blocks} blocks",
+        "aim": AIMS[name],
+        "placement": placement.basis,
+        "nodes": placement.nodes,
+        "nodes_on_cpu": list(placement.on_cpu),
+    }
+    return [facts | one.to_json() for one in measured]
+
+
+def _guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier:
+    spec = target.spec
+    rectifier = build_rectifier(rectifier_spec, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(rectifier.exit.weight, std=0.01)
+    pool = pool_for(spec.height, spec.width)
+    guarded = GuardedClassifier(target, rectifier, Detector(spec.height, spec.width, pool=pool))
+    return guarded.requires_grad_(requires_grad=False).eval()
+
+
+def _run(
+    model: onnx.ModelProto, images: NDArray[Any], outputs: tuple[str, ...], device: Device
+) -> Run:
+    session = load_graph(model.SerializeToString(), device, Path(model.graph.name))
+    name = session.get_inputs()[0].name
+    return lambda size: session.run(list(outputs), {name: images[:size]})
+
+
+def _mobilenet_v2() -> Loaded:
+    path = data_folder() / "imagenet_models" / "mobilenet_v2_imagenet.onnx"
+    loaded = load_target(str(path), input_options=InputOptions.parse(pixel_range=255))
+    return loaded.target, loaded.onnx
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    console.print_table(
+        "Guarded against bare",
+        (
+            "classifier",
+            "rectifier",
+            "batch",
+            "bare, ms",
+            "guarded, ms",
+            "ratio",
+            "5-95 %",
+            "aim",
+            "n",
+        ),
+        [
+            (
+                f"{row['classifier']}, {row['precision']}",
+                row["rectifier"],
+                str(row["batch_size"]),
+                f"{row['bare']['median_ms']:.2f}",
+                f"{row['guarded']['median_ms']:.2f}",
+                f"{row['ratio']['median']:.2f}",
+                f"{row['ratio']['p5']:.2f}-{row['ratio']['p95']:.2f}",
+                f"{row['aim']:g}",
+                str(row["rounds"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
