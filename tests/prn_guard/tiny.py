@@ -69,6 +69,11 @@ def tiny_model() -> onnx.ModelProto:
     )
 
 
+def unknown_operator(model: onnx.ModelProto) -> None:
+    """Make a model one that no build of onnxruntime loads."""
+    model.graph.node[0].op_type = "Surprise"
+
+
 def tiny_manifest(spec: InputSpec, graph: bytes) -> dict[str, Any]:
     return {
         "manifest_version": 2,
