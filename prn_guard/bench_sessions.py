@@ -81,9 +81,10 @@ def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[R
     """Functions that run one batch of the same random pictures: guarded, bare.
 
     The guarded graph is run as `Guard.classify` runs it, with its answers checked, the bare one
-    through the same binding. The pictures are brought to each graph's dtype and layout here, once:
-    where the guarded graph scales them itself that is part of its time, and scaling in NumPy on one
-    side only would be larger on a GPU than all that is to be compared.
+    through the same binding; a batch is one run, neither padded nor cut to buckets. The pictures
+    are brought to each graph's dtype and layout here, once: where the guarded graph scales them
+    itself that is part of its time, and scaling in NumPy on one side only would be larger on a GPU
+    than all that is to be compared.
 
     Raises:
         InvalidArgumentError: a batch size that the bare graph does not take, or pictures that do

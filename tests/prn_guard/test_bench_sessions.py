@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from prn_guard.bench_sessions import cpu_name, open_both, runs_of
 from prn_guard.errors import ArtifactError, InvalidArgumentError
+from prn_guard.execution import LARGEST_BUCKET
 from tests.tiny_guard import CHANNELS, SIZE, bare_graph, picture_graph, write_guard
 
 
@@ -15,11 +16,12 @@ def test_both_get_the_same_pictures_each_in_its_own_form(tmp_path):
     both = open_both(
         write_guard(tmp_path / "g", bare=bare_graph()), bare=None, device="cpu", threads=1
     )
-    guarded, bare = runs_of(both, [2, 5], seed=3)
+    guarded, bare = runs_of(both, [2, 5, LARGEST_BUCKET + 1], seed=3)
     rgb = guarded(5).logits  # means of the pixels, 0..255
     expected = (rgb[:, ::-1] - np.array([10, 20, 30])) / np.array([2, 4, 5])
     np.testing.assert_allclose(bare(5)[0], expected, rtol=1e-5)
-    assert len(bare(2)[0]) == len(guarded(2)) == 2
+    for size in (2, LARGEST_BUCKET + 1):
+        assert len(bare(size)[0]) == len(guarded(size)) == size
 
 
 @pytest.mark.parametrize(
