@@ -154,8 +154,9 @@ def _load(
             graph, sess_options=options, providers=providers, enable_fallback=0
         )
     except runtime_errors() as error:
+        said = str(error).rstrip(".")
         raise ArtifactError(
-            f"{place} does not load: {error}. Export it anew, with all weights in the one file; if "
+            f"{place} does not load: {said}. Export it anew, with all weights in the one file; if "
             "it loads elsewhere, install the onnxruntime that is used there."
         ) from error
 
