@@ -51,6 +51,17 @@ def test_an_artifact_is_described_by_what_it_is(tmp_path):
     assert described == "fp32, pictures 3 x 8 x 8, 3 classes, 0.00 MiB"
 
 
+def test_medians_are_compared_one_kind_of_seconds_at_a_time():
+    own, base = [(3.0, 0.5), (9.0, 0.75), (4.0, 4.0)], [(1.0, 0.25), (2.0, 0.125), (7.0, 0.25)]
+    compared = runtime_footprint.compare(own, base)
+    assert compared["elapsed_seconds"] == {
+        "own": {"median": 4, "range": [3, 9]},
+        "onnxruntime": {"median": 2, "range": [1, 7]},
+        "difference": 2,
+    }
+    assert compared["processor_seconds"]["difference"] == 0.5
+
+
 def test_a_command_that_fails_ends_the_measurement():
     assert runtime_footprint._answer(sys.executable, "-c", "print(' 7 ')") == "7"
     with pytest.raises(SystemExit, match="division by zero"):
