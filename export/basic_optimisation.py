@@ -11,7 +11,6 @@ simplified, local functions inlined) and writes what it got. Three things have t
 * Weights in other files. They are never read; each becomes an input of the same type.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from onnx import numpy_helper
 
 from prn_guard.errors import ArtifactError
 from prn_guard.execution import runtime_errors
+from prn_guard.session import SAFE_ENTRIES
 
 _FLOAT = onnx.TensorProto.FLOAT
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -247,6 +247,7 @@ def _widen(tensor: onnx.TensorProto) -> None:
 
 
 def _through_cpu_session(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Apart from `load_graph`, for this session is not run: it writes a model and is dropped."""
     import onnxruntime
 
     refusals: tuple[type[Exception], ...] = (*runtime_errors(), OSError)
@@ -254,13 +255,15 @@ def _through_cpu_session(model: onnx.ModelProto) -> onnx.ModelProto | None:
     options.log_severity_level = _LOG_FATAL_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", os.devnull
-    )
     prefix = "session.optimized_model_external_initializers_"
-    options.add_session_config_entry(f"{prefix}file_name", "weights")
-    options.add_session_config_entry(f"{prefix}min_size_in_bytes", str(_SMALL))
+    entries = {
+        **SAFE_ENTRIES,
+        "session.disable_prepacking": "1",
+        f"{prefix}file_name": "weights",
+        f"{prefix}min_size_in_bytes": str(_SMALL),
+    }
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(place)

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from prn_guard.signing import sign_manifest
-
 from prn_guard.contract import (
     BARE_FILE,
     GRAPH_FILE,
@@ -19,6 +17,7 @@ from prn_guard.contract import (
 )
 from prn_guard.errors import InvalidArgumentError, StorageError
 from prn_guard.files import write_bytes
+from prn_guard.signing import sign_manifest
 
 OURS: Final = frozenset({GRAPH_FILE, BARE_FILE, MANIFEST_FILE, SIGNATURE_FILE})
 

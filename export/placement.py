@@ -4,13 +4,10 @@ Sources of the rules: onnxruntime's `KernelRegistry` (versions and types of kern
 provider's `GetCapability` (attributes that a kernel does not support).
 """
 
-import contextlib
-import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import onnx
 
@@ -20,15 +17,10 @@ from export.shape_arithmetic import left_to_the_cpu, small_constants
 from export.tensor_types import adopt_halves, bound_types, parameters_text, types_of
 from prn_guard.artifact import read_artifact
 from prn_guard.contract import Placement
-from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.execution import runtime_errors
+from prn_guard.errors import ArtifactError, InvalidArgumentError
+from prn_guard.session import Device, load_graph
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-_CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
-_LOG_FATAL_ONLY = 4
+_RECORD_ASSIGNMENT: Final = {"session.record_ep_graph_assignment_info": "1"}
 _SHAPES = "shape arithmetic, which onnxruntime leaves to the CPU"
 
 
@@ -107,21 +99,8 @@ def session_placement(graph: bytes) -> tuple[Placement, tuple[Fallback, ...]]:
         ArtifactError: the bytes are no ONNX model, or onnxruntime does not load it.
         DeviceError: there is no GPU, or CUDA does not start.
     """
-    import onnxruntime
-
     parse(graph)
-    if _CUDA not in onnxruntime.get_available_providers():
-        raise DeviceError(f"This onnxruntime was built without CUDA. {_ADVICE}")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load
-        onnxruntime.preload_dlls()
-    try:
-        return _ask(graph, [(_CUDA, {"use_tf32": "0"}), _CPU])
-    except ArtifactError as error:
-        _open(graph, [_CPU])  # raises in its turn if it is the graph that is at fault
-        raise DeviceError(f"On the GPU, though not on the CPU: {error} {_ADVICE}") from error
-
-
-_ADVICE = "Install prn-guard[serving] and an NVIDIA driver, or ask the table: leave --device out."
+    return _ask(graph, "cuda")
 
 
 @dataclass(frozen=True)
@@ -223,15 +202,12 @@ def _attribute_problem(node: onnx.NodeProto) -> str:
     return ""
 
 
-def _ask(graph: bytes, providers: list[Any]) -> tuple[Placement, tuple[Fallback, ...]]:
-    """What a session with `providers` says; nodes outside the first of them fall back."""
+def _ask(graph: bytes, device: Device) -> tuple[Placement, tuple[Fallback, ...]]:
+    """What a session on `device` says; nodes outside its first provider fall back."""
     import onnxruntime
 
-    session = _open(graph, providers)
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    got = session.get_providers()[0]
-    if got != wanted:
-        raise DeviceError(f"Asked for {wanted}, the session has {got}. {_ADVICE}")
+    session = load_graph(graph, device, "This ONNX model", entries=_RECORD_ASSIGNMENT)
+    wanted = session.get_providers()[0]
     opsets = _opsets(parse(graph))
     nodes = [
         (part.ep_name, node)
@@ -251,26 +227,6 @@ def _ask(graph: bytes, providers: list[Any]) -> tuple[Placement, tuple[Fallback,
         if provider != wanted
     )
     return _placement("session", onnxruntime.__version__, len(nodes), fallbacks), fallbacks
-
-
-def _open(graph: bytes, providers: list[Any]) -> "InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_FATAL_ONLY
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", os.devnull
-    )
-    try:
-        return onnxruntime.InferenceSession(
-            graph, sess_options=options, providers=providers, enable_fallback=0
-        )
-    except runtime_errors() as error:
-        raise ArtifactError(
-            f"onnxruntime does not load this ONNX model: {error}. Export it anew, with all weights "
-            "in the one file."
-        ) from error
 
 
 def _opsets(model: onnx.ModelProto) -> dict[str, int]:

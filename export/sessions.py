@@ -1,7 +1,6 @@
 """Run graphs that are not artifacts yet, to compare and to calibrate."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ def runner(
         ArtifactError: the graph does not load.
         DeviceError: "cuda" was asked for and cannot be had.
     """
-    session = load_graph(model.SerializeToString(), device, Path(model.graph.name))
+    session = load_graph(model.SerializeToString(), device, model.graph.name)
     image = session.get_inputs()[0].name
 
     def run(pictures: NDArray[Any], names: tuple[str, ...]) -> Arrays:

@@ -68,7 +68,6 @@ def splice(
     Raises:
         TargetError: the classifier is guarded already, or too old for the guard's operators.
     """
-    digest = classifier_digest(classifier.model.graph, classifier.input_name)
     merged = _merge(front, classifier)
     graph = merged.graph
     taken = set(_names(classifier.model.graph)) - {classifier.input_name}
@@ -91,18 +90,24 @@ def splice(
     _rename(graph, renamed)
     _order_outputs(graph, (*outputs, label, score, flagged))
     onnx.checker.check_model(merged, full_check=True)
-    found = classifier_digest(graph, classifier.input_name)
-    if found != digest:
-        raise TargetError(
-            f"The classifier inside the guarded graph has the digest {found[:12]}..., the one "
-            f"outside {digest[:12]}...; splicing altered it. Nothing was exported."
-        )
     return GuardedGraph(
         model=merged,
         tensor=tensor.model_copy(update={"name": input_name}),
         names=OutputNames(logits=logits, label=label, score=score, flagged=flagged),
-        digest=digest,
+        digest=_common_digest(classifier, graph),
     )
+
+
+def _common_digest(classifier: ClassifierGraph, guarded: onnx.GraphProto) -> str:
+    """Digest of the classifier, which must be the same inside the guarded graph as outside."""
+    outside = classifier_digest(classifier.model.graph, classifier.input_name)
+    inside = classifier_digest(guarded, classifier.input_name)
+    if inside != outside:
+        raise TargetError(
+            f"The classifier inside the guarded graph has the digest {inside[:12]}..., the one "
+            f"outside {outside[:12]}...; splicing altered it. Nothing was exported."
+        )
+    return outside
 
 
 def classifier_digest(graph: onnx.GraphProto, input_name: str) -> str:

@@ -4,13 +4,12 @@ Triton's ONNX Runtime backend compares config.pbtxt with what onnxruntime says o
 onnxruntime is asked here too: an extra output's shape may stand nowhere in the file.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prn_guard.contract import Manifest
+from prn_guard.contract import GRAPH_FILE, Manifest
 from prn_guard.errors import ArtifactError, InvalidArgumentError
-from prn_guard.execution import runtime_errors
+from prn_guard.session import load_graph
 
 _DATA_TYPES: Final = {
     "tensor(bool)": "TYPE_BOOL",
@@ -28,8 +27,6 @@ _DATA_TYPES: Final = {
     "tensor(string)": "TYPE_STRING",
 }
 _INPUT_TYPES: Final = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
-_FATAL_ONLY = 4  # failures arrive as exceptions, with their text
-_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,9 @@ def read_interface(manifest: Manifest, graph: bytes) -> Interface:
         InvalidArgumentError: Triton cannot serve one of its tensors in batches, or its class names
             cannot be written one a line.
     """
-    inputs, outputs = _load(graph)
+    session = load_graph(graph, "cpu", GRAPH_FILE)
+    inputs = tuple(_tensor("input", value) for value in session.get_inputs())
+    outputs = tuple(_tensor("output", value) for value in session.get_outputs())
     stated = Tensor(
         manifest.tensor.name,
         _INPUT_TYPES[manifest.tensor.dtype],
@@ -84,27 +83,6 @@ def read_interface(manifest: Manifest, graph: bytes) -> Interface:
             "names one a line. Rename the class and export the guard anew."
         )
     return Interface(stated, outputs, manifest.names.logits, manifest.class_names)
-
-
-def _load(graph: bytes) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # As in the runtime: weights outside the file that was verified are never taken.
-    options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
-    try:
-        session = onnxruntime.InferenceSession(
-            graph, sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except runtime_errors() as error:
-        raise ArtifactError(
-            f"The graph does not load, although it is the file that was exported: {error}. Export "
-            "the guard anew."
-        ) from error
-    inputs = tuple(_tensor("input", value) for value in session.get_inputs())
-    return inputs, tuple(_tensor("output", value) for value in session.get_outputs())
 
 
 def _tensor(kind: str, value: Any) -> Tensor:

@@ -7,6 +7,7 @@ other programs) and what the first of a pair leaves in the caches meets both ali
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -94,12 +95,13 @@ def measure(
         on_measured: told of each batch size when it is done.
 
     Raises:
-        InvalidArgumentError: no batch size or one below 1, no round, or a negative time.
+        InvalidArgumentError: no batch size or one below 1, no round, or a negative or infinite
+            time.
     """
-    if not batch_sizes or min(batch_sizes) < 1 or least_rounds < 1 or least_seconds < 0:
+    if not batch_sizes or min(batch_sizes) < 1 or least_rounds < 1 or not 0 <= least_seconds < inf:
         raise InvalidArgumentError(
             f"batch sizes {list(batch_sizes)}, {least_rounds} rounds, {least_seconds} seconds; "
-            "expected batch sizes of at least 1, a round or more, and seconds of at least 0."
+            "expected batch sizes and rounds of at least 1, and finite seconds of at least 0."
         )
     results = []
     for size in batch_sizes:

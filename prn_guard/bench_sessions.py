@@ -8,34 +8,38 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from prn_guard.artifact import read_artifact
+from prn_guard.artifact import check_model
 from prn_guard.bench import Run
-from prn_guard.contract import BARE_FILE, InputSpec, Manifest
-from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.execution import runtime_errors
-from prn_guard.session import Device
+from prn_guard.contract import (
+    BARE_FILE,
+    GRAPH_FILE,
+    MAX_GRAPH_BYTES,
+    InputSpec,
+    InputTensor,
+    Manifest,
+)
+from prn_guard.errors import ArtifactError, InvalidArgumentError
+from prn_guard.execution import answer, run_bound
+from prn_guard.plain_files import read_bounded
+from prn_guard.preparation import to_tensor
+from prn_guard.session import Device, load_graph, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_PROVIDERS: Final[dict[Device, list[Any]]] = {
-    "cpu": ["CPUExecutionProvider"],
-    # As the guard itself is run: TF32 is off, and it is off for both.
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
-}
-_DTYPES: Final = {
+_SCALED: Final[dict[str, type[np.generic]]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
-    "tensor(uint8)": np.uint8,
 }
-_LOG_FATAL_ONLY = 4
-
-Array = npt.NDArray[Any]
+_PIXELS: Final = "tensor(uint8)"
+# Else the threads of the graph that has just run spin on, and take the cores from the other's: on
+# a busy machine of 2 cores a guarded batch of 32 took 48 ms rather than 29.
+_ALONE: Final = {"session.force_spinning_stop": "1"}
+_LAYOUTS: Final[tuple[Literal["nchw", "nhwc"], ...]] = ("nchw", "nhwc")
 
 
 @dataclass(frozen=True)
@@ -43,53 +47,74 @@ class Compared:
     """Both graphs, ready to run batches of the same pictures."""
 
     manifest: Manifest
+    place: Path
+    """The guarded graph's file, for messages."""
     guarded: "InferenceSession"
     bare: "InferenceSession"
-    bare_batch: int | None
-    """The one batch size that the bare graph takes; None where it takes any."""
 
 
-def open_both(folder: Path, *, bare: Path | None, device: Device, threads: int) -> Compared:
+def open_both(
+    folder: Path,
+    *,
+    bare: Path | None,
+    device: Device,
+    threads: int,
+    public_key: Path | None = None,
+) -> Compared:
     """Verify the folder and open both graphs with the same providers, options and threads.
 
     Raises:
         ArtifactError: the folder or a graph is damaged or foreign, or no bare classifier is named.
         DeviceError: "cuda" cannot be had.
+        InvalidArgumentError: the key cannot be used.
     """
-    manifest, graph = read_artifact(folder)
+    manifest, guarded = open_session(
+        folder, device, public_key=public_key, threads=threads, entries=_ALONE
+    )
+    place = bare or folder / BARE_FILE
     content = _bare_bytes(folder, manifest, bare)
-    guarded = _open(graph, device, threads, place=folder)
-    session = _open(content, device, threads, place=bare or folder / BARE_FILE)
-    first = session.get_inputs()[0].shape[:1]
-    fixed = first[0] if first and isinstance(first[0], int) else None
-    return Compared(manifest, guarded, session, fixed)
+    session = load_graph(content, device, place, threads=threads, entries=_ALONE)
+    return Compared(manifest, folder / GRAPH_FILE, guarded, session)
 
 
 def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[Run, Run]:
     """Functions that run one batch of the same random pictures: guarded, bare.
 
-    The pictures are brought to each graph's dtype and layout here, once, not when they are run.
+    The guarded graph is run as `Guard.classify` runs it, with its answers checked, the bare one
+    through the same binding; a batch is one run, neither padded nor cut to buckets. The pictures
+    are brought to each graph's dtype and layout here, once: where the guarded graph scales them
+    itself that is part of its time, and scaling in NumPy on one side only would be larger on a GPU
+    than all that is to be compared.
 
     Raises:
-        InvalidArgumentError: a batch size that the bare graph does not take.
+        InvalidArgumentError: a batch size that the bare graph does not take, or pictures that do
+            not fit into memory.
         ArtifactError: the bare graph takes something else than one picture of the guard's size.
     """
-    if both.bare_batch is not None and set(batch_sizes) != {both.bare_batch}:
+    manifest = both.manifest
+    name, tensor, dtype = _bare_input(both.bare, manifest.input)
+    fixed = both.bare.get_inputs()[0].shape[0]
+    if isinstance(fixed, int) and set(batch_sizes) != {fixed}:
         raise InvalidArgumentError(
-            f"The bare classifier's batch axis is fixed at {both.bare_batch}, so only that size "
-            f"can be compared; asked for {list(batch_sizes)}. Pass --batch-sizes {both.bare_batch}."
+            f"The bare classifier's batch axis is fixed at {fixed}, so only that size can be "
+            f"compared; asked for {list(batch_sizes)}. Pass --batch-sizes {fixed}."
         )
-    spec, tensor = both.manifest.input, both.manifest.tensor
-    channels, height, width = spec.shape
-    drawn = np.random.default_rng(seed).integers(
-        0, 256, (max(batch_sizes), height, width, channels), dtype=np.uint8
-    )
-    ours = drawn if tensor.dtype == "uint8" else _scaled(drawn, spec)
-    ours = ours if tensor.layout == "nhwc" else ours.transpose(0, 3, 1, 2)
-    names = list(both.manifest.names.all())
+    channels, height, width = manifest.input.shape
+    try:
+        drawn = np.random.default_rng(seed).integers(
+            0, 256, (max(batch_sizes), height, width, channels), dtype=np.uint8
+        )
+        ours = to_tensor(drawn, manifest.input, manifest.tensor)
+        theirs = to_tensor(drawn, manifest.input, tensor).astype(dtype, copy=False)
+    except MemoryError as error:
+        raise InvalidArgumentError(
+            f"{max(batch_sizes)} pictures do not fit into memory: {error}. Pass smaller "
+            "--batch-sizes."
+        ) from error
+    outputs = [output.name for output in both.bare.get_outputs()]
     return (
-        _run(both.guarded, tensor.name, np.ascontiguousarray(ours), names),
-        _run(both.bare, *_for_bare(both.bare, drawn, spec), None),
+        lambda size: answer(both.guarded, manifest, both.place, ours[:size]),
+        lambda size: run_bound(both.bare, name, theirs[:size], outputs),
     )
 
 
@@ -152,67 +177,38 @@ def _bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> bytes:
             f"(it adds {BARE_FILE}), or pass --bare FILE, the ONNX file that was wrapped."
         )
     path = named or folder / BARE_FILE
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error}. Name an ONNX file.") from error
+    content = read_bounded(path, MAX_GRAPH_BYTES)
     found = hashlib.sha256(content).hexdigest()
     if expected is not None and found != expected:
         raise ArtifactError(
             f"{path} is not the classifier inside the guard: its sha256 is {found}, the manifest "
             f"states {expected}. Name the file that was wrapped."
         )
+    if named is None:
+        check_model(content, manifest, path)
     return content
 
 
-def _open(graph: bytes, device: Device, threads: int, *, place: Path) -> "InferenceSession":
-    import onnxruntime
-
-    providers = _PROVIDERS[device]
-    if device == "cuda":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise DeviceError("This onnxruntime was built without CUDA. Pass --device cpu.")
-        onnxruntime.preload_dlls()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_FATAL_ONLY
-    options.intra_op_num_threads = threads
-    # As in `session`: no unverified weights from beside the working directory.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", os.devnull
-    )
-    try:
-        session = onnxruntime.InferenceSession(
-            graph, sess_options=options, providers=providers, enable_fallback=0
-        )
-    except runtime_errors() as error:
-        raise ArtifactError(
-            f"{place} does not load on {device}: {error}. Name an ONNX file whose weights are "
-            "inside it."
-        ) from error
-    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise DeviceError(
-            "CUDA did not start. Install prn-guard[serving] and an NVIDIA driver, or pass "
-            "--device cpu."
-        )
-    return session
-
-
-def _for_bare(session: "InferenceSession", drawn: Array, spec: InputSpec) -> tuple[str, Array]:
-    """Name of the bare graph's input, and the pictures as it takes them."""
+def _bare_input(
+    session: "InferenceSession", spec: InputSpec
+) -> tuple[str, InputTensor, type[np.generic]]:
+    """The bare graph's one input: its name, what `to_tensor` is to make for it, its dtype."""
     inputs = session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 else []
-    dtype = _DTYPES.get(inputs[0].type) if len(inputs) == 1 else None
-    layouts = [layout for layout in ("nchw", "nhwc") if _fits(shape, spec, layout)]
-    if dtype is None or not layouts:
+    kind = inputs[0].type if len(inputs) == 1 else ""
+    layouts = [one for one in _LAYOUTS if len(inputs) == 1 and _fits(inputs[0].shape, spec, one)]
+    if kind not in {*_SCALED, _PIXELS} or not layouts:
         found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
         raise ArtifactError(
-            f"The bare classifier takes {found}; expected one input, float32, float16 or uint8, "
-            f"of pictures (C, H, W) = {spec.shape}. Name the file that was wrapped."
+            f"The bare classifier takes {found or 'nothing'}; expected one input, float32, float16 "
+            f"or uint8, of pictures (C, H, W) = {spec.shape}. Name the file that was wrapped."
         )
-    layout = spec.layout if spec.layout in layouts else layouts[0]
-    scaled = _scaled(drawn, spec) if dtype is not np.uint8 else drawn
-    placed = scaled if layout == "nhwc" else scaled.transpose(0, 3, 1, 2)
-    return inputs[0].name, np.ascontiguousarray(placed.astype(dtype))
+    name = str(inputs[0].name)
+    tensor = InputTensor(
+        name=name,
+        dtype="uint8" if kind == _PIXELS else "float32",
+        layout=spec.layout if spec.layout in layouts else layouts[0],
+    )
+    return name, tensor, _SCALED.get(kind, np.uint8)
 
 
 def _fits(shape: Sequence[object], spec: InputSpec, layout: str) -> bool:
@@ -222,15 +218,3 @@ def _fits(shape: Sequence[object], spec: InputSpec, layout: str) -> bool:
         not isinstance(axis, int) or axis == size
         for axis, size in zip(shape[1:], wanted, strict=True)
     )
-
-
-def _scaled(drawn: Array, spec: InputSpec) -> Array:
-    """`(B, H, W, C)` float32 on the classifier's own scale, in its channel order."""
-    ordered = drawn[..., ::-1] if spec.channel_order == "bgr" else drawn
-    pixels = ordered.astype(np.float32) * np.float32(spec.pixel_range / 255)
-    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    return np.asarray((pixels - mean) / std, dtype=np.float32)
-
-
-def _run(session: "InferenceSession", name: str, pictures: Array, outputs: list[str] | None) -> Run:
-    return lambda size: session.run(outputs, {name: pictures[:size]})

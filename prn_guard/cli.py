@@ -15,9 +15,11 @@ from prn_guard.errors import InvalidArgumentError
 from prn_guard.version import __version__
 
 if TYPE_CHECKING:
+    from prn_guard.bench import Measured
     from prn_guard.guard import Guard
 
 BATCH_SIZE = 64
+LARGEST_BENCH = 4096
 
 app = console.new_app("prn-guard", "Look at an exported guard, and classify pictures with it.")
 
@@ -152,6 +154,7 @@ def bench(
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw to .svg, .png or .pdf.")
     ] = None,
     json_file: console.JsonOption = None,
+    public_key: KeyOption = None,
 ) -> None:
     """Time the guarded graph against the bare classifier, in turn, over batch sizes."""
     from prn_guard import bench_report
@@ -162,28 +165,15 @@ def bench(
     if plot_file is not None:
         bench_report.check_plot(plot_file)
     count = threads or available_cores()
-    both = open_both(folder, bare=bare, device=device, threads=count)
-    guarded_run, bare_run = runs_of(both, sizes, seed=seed)
+    both = open_both(folder, bare=bare, device=device, threads=count, public_key=public_key)
+    runs = runs_of(both, sizes, seed=seed)
     known = facts(both, device=device, threads=count)
     with console.progress() as progress:
         task = progress.add_task("Batch sizes", total=len(sizes), status="")
         results = measure(
-            guarded_run,
-            bare_run,
-            sizes,
-            least_seconds=seconds,
-            on_measured=lambda _: progress.advance(task),
+            *runs, sizes, least_seconds=seconds, on_measured=lambda _: progress.advance(task)
         )
-    note = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
-    copies = " Copies to and from the GPU are counted." if device == "cuda" else ""
-    console.print_table(
-        "Latency and throughput",
-        bench_report.COLUMNS,
-        bench_report.rows(results),
-        note=f"{note}.{copies}",
-    )
-    for line in bench_report.bars(results):
-        console.say(line)
+    _report_bench(results, known)
     if plot_file is not None:
         bench_report.plot(plot_file, results, known)
     console.write_result(
@@ -198,14 +188,30 @@ def bench(
     )
 
 
+def _report_bench(results: "list[Measured]", known: dict[str, Any]) -> None:
+    from prn_guard import bench_report
+
+    note = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+    copies = " Copies to and from the GPU are counted." if known["device"] == "cuda" else ""
+    console.print_table(
+        "Latency and throughput",
+        bench_report.COLUMNS,
+        bench_report.rows(results),
+        note=f"{note}.{copies}",
+    )
+    for line in bench_report.bars(results):
+        console.say(line)
+
+
 def _parse_sizes(text: str) -> list[int]:
     try:
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError:
         sizes = [0]
-    if sizes[0] < 1:
+    if sizes[0] < 1 or sizes[-1] > LARGEST_BENCH:
         raise InvalidArgumentError(
-            f"--batch-sizes is {text!r}; expected whole numbers of at least 1, as 1,8,32."
+            f"--batch-sizes is {text!r}; expected whole numbers from 1 to {LARGEST_BENCH}, as "
+            "1,8,32."
         )
     return sizes
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,22 +84,55 @@ def run(session: "InferenceSession", manifest: Manifest, place: Path, images: Pi
         ArtifactError: the answers do not keep the contract.
         DeviceError: the device cannot run the batch.
     """
-    values = to_tensor(images, manifest.input, manifest.tensor)
+    return answer(session, manifest, place, to_tensor(images, manifest.input, manifest.tensor))
+
+
+def answer(
+    session: "InferenceSession", manifest: Manifest, place: Path, values: npt.NDArray[Any]
+) -> Verdict:
+    """Classify one batch of pictures that `to_tensor` has brought into the graph's terms.
+
+    Raises:
+        ArtifactError: the answers do not keep the contract.
+        DeviceError: the device cannot run the batch.
+    """
+    logits, label, score, flagged = run_bound(
+        session, manifest.tensor.name, values, manifest.names.all()
+    )
+    verdict = Verdict(label=label, logits=logits, score=score, flagged=flagged)
+    check_answer(verdict, manifest, len(values), place)
+    return verdict
+
+
+def run_bound(
+    session: "InferenceSession", name: str, values: npt.NDArray[Any], outputs: Sequence[str]
+) -> list[npt.NDArray[Any]]:
+    """Run any graph of one input on a batch; only the named outputs are copied to the host.
+
+    Args:
+        session: of the graph.
+        name: the input's.
+        values: what it is to take, batch first, C-contiguous.
+        outputs: names of those that are wanted.
+
+    Returns:
+        One array per name.
+
+    Raises:
+        DeviceError: the device cannot run the batch.
+    """
     binding = session.io_binding()
     try:
-        binding.bind_cpu_input(manifest.tensor.name, values)
-        for name in manifest.names.all():
-            binding.bind_output(name, "cpu")
+        binding.bind_cpu_input(name, values)
+        for output in outputs:
+            binding.bind_output(output, "cpu")
         session.run_with_iobinding(binding)
-        logits, label, score, flagged = binding.copy_outputs_to_cpu()
+        return list(binding.copy_outputs_to_cpu())
     except runtime_errors() as error:
         raise DeviceError(
-            f"{session.get_providers()[0]} could not run a batch of {len(images)} pictures: "
-            f"{error}. Pass a smaller batch_size."
+            f"{session.get_providers()[0]} could not run a batch of {len(values)} pictures: "
+            f"{error}. Pass a smaller batch size."
         ) from error
-    verdict = Verdict(label=label, logits=logits, score=score, flagged=flagged)
-    check_answer(verdict, manifest, len(images), place)
-    return verdict
 
 
 def check_answer(verdict: Verdict, manifest: Manifest, count: int, place: Path) -> None:

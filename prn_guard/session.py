@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from prn_guard.artifact import read_artifact
@@ -28,12 +29,23 @@ _CUDA_OPTIONS: Final = {
 }
 _LOG_FATAL_ONLY = 4
 _INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
-_MODEL_FORMAT = "session.load_model_format"
+SAFE_ENTRIES: Final = {
+    # A graph loaded from bytes would take external weights, unverified, from the working directory.
+    "session.model_external_initializers_file_folder_path": os.devnull,
+    # Else bytes that are valid protobuf, but have a mark at byte 4, are read as another format.
+    "session.load_model_format": "ONNX",
+}
+"""What every session of a serialised model is configured with."""
+_NO_GPU = "Install prn-guard[serving] and an NVIDIA driver, or choose another device than cuda."
 
 
 def open_session(
-    folder: Path, device: Device = "cpu", *, public_key: Path | None = None
+    folder: Path,
+    device: Device = "cpu",
+    *,
+    public_key: Path | None = None,
+    threads: int | None = None,
+    entries: Mapping[str, str] = MappingProxyType({}),
 ) -> "tuple[Manifest, InferenceSession]":
     """Verify an artifact folder, load its graph onto `device` and classify one grey picture.
 
@@ -44,6 +56,8 @@ def open_session(
         folder: what `python -m export` wrote.
         device: "cpu", or "cuda" for the first visible NVIDIA GPU.
         public_key: a PEM file; the manifest must then be signed by that key.
+        threads: that run one operator; None leaves it to onnxruntime, which takes every core.
+        entries: further entries of onnxruntime's session configuration.
 
     Returns:
         The manifest, and a session whose first provider is the one asked for. The session never
@@ -60,7 +74,7 @@ def open_session(
         raise InvalidArgumentError(f"device is {device!r}; expected 'cpu' or 'cuda'.")
     manifest, graph = read_artifact(folder, public_key=public_key)
     place = folder / GRAPH_FILE
-    session = load_graph(graph, device, place)
+    session = load_graph(graph, device, place, threads=threads, entries=entries)
     _check_contract(session, manifest, place)
     _probe(session, manifest, place, device)
     return manifest, session
@@ -79,30 +93,60 @@ def _probe(session: "InferenceSession", manifest: Manifest, place: Path, device:
         ) from error
 
 
-def load_graph(graph: bytes, device: Device, place: Path) -> "InferenceSession":
-    """Load a graph onto `device`; the CPU never steps in for a GPU.
+def load_graph(
+    graph: bytes,
+    device: Device,
+    place: Path | str,
+    *,
+    threads: int | None = None,
+    entries: Mapping[str, str] = MappingProxyType({}),
+) -> "InferenceSession":
+    """Open a session of a serialised model on `device`; the CPU never steps in for a GPU.
+
+    The bytes are read as ONNX whatever they look like, and weights in other files are never taken:
+    a graph that was verified brings nothing with it that was not.
 
     Args:
         graph: the serialised model.
-        device: "cpu" or "cuda".
+        device: "cpu", or "cuda" for the first visible NVIDIA GPU, without TF32.
         place: what messages call it.
+        threads: that run one operator; None leaves it to onnxruntime, which takes every core.
+        entries: further entries of onnxruntime's session configuration.
 
     Raises:
         ArtifactError: the graph does not load.
         DeviceError: "cuda" was asked for and cannot be had.
     """
-    return _load_on_cuda(graph, place) if device == "cuda" else _load(graph, [_CPU], place)
+    settings = {**entries, **SAFE_ENTRIES}
+    if device == "cpu":
+        return _load(graph, [_CPU], place, threads, settings)
+    complaints = _load_cuda_libraries()
+    try:
+        session = _load(graph, [(_CUDA, dict(_CUDA_OPTIONS)), _CPU], place, threads, settings)
+    except ArtifactError as error:
+        # Raises in its turn if it is the graph that is at fault.
+        _load(graph, [_CPU], place, threads, settings)
+        raise DeviceError(f"On the GPU, though not on the CPU: {error} {_NO_GPU}") from error
+    if session.get_providers()[0] != _CUDA:
+        detail = " ".join(["CUDA did not start.", *complaints.split()])
+        raise DeviceError(f"{detail} {_NO_GPU} The log of onnxruntime says why.")
+    return session
 
 
-def _load(graph: bytes, providers: list[Any], place: Path) -> "InferenceSession":
+def _load(
+    graph: bytes,
+    providers: list[Any],
+    place: Path | str,
+    threads: int | None,
+    settings: Mapping[str, str],
+) -> "InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY  # failures arrive as exceptions, with their text
-    # A graph loaded from bytes would take external weights, unverified, from the working directory.
-    options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
-    # Else bytes that are valid protobuf, but have a mark at byte 4, are read as another format.
-    options.add_session_config_entry(_MODEL_FORMAT, "ONNX")
+    options.intra_op_num_threads = threads or 0
+    for name, value in settings.items():
+        options.add_session_config_entry(name, value)
     try:
         # Without enable_fallback=0 onnxruntime answers a failing GPU by moving to the CPU, both
         # here and later in the middle of run().
@@ -110,31 +154,24 @@ def _load(graph: bytes, providers: list[Any], place: Path) -> "InferenceSession"
             graph, sess_options=options, providers=providers, enable_fallback=0
         )
     except runtime_errors() as error:
+        said = str(error).rstrip(".")
         raise ArtifactError(
-            f"{place} does not load, although it is the file that was exported: {error}. Update "
-            "onnxruntime to the version in the manifest, or export the guard anew."
+            f"{place} does not load: {said}. Export it anew, with all weights in the one file; if "
+            "it loads elsewhere, install the onnxruntime that is used there."
         ) from error
 
 
-def _load_on_cuda(graph: bytes, place: Path) -> "InferenceSession":
+def _load_cuda_libraries() -> str:
+    """Load CUDA and cuDNN from where pip put them; what onnxruntime said of those it missed."""
     import onnxruntime
 
-    advice = "Install prn-guard[serving] and an NVIDIA driver, or pass device cpu."
     # Presence here proves nothing, absence does: the installed build has no CUDA at all.
     if _CUDA not in onnxruntime.get_available_providers():
-        raise DeviceError(f"This onnxruntime was built without CUDA. {advice}")
+        raise DeviceError(f"This onnxruntime was built without CUDA. {_NO_GPU}")
     complaints = io.StringIO()
     with contextlib.redirect_stdout(complaints):  # it prints what it cannot load
         onnxruntime.preload_dlls()
-    try:
-        session = _load(graph, [(_CUDA, dict(_CUDA_OPTIONS)), _CPU], place)
-    except ArtifactError as error:
-        _load(graph, [_CPU], place)  # raises in its turn if it is the graph that is at fault
-        raise DeviceError(f"On the GPU, though not on the CPU: {error} {advice}") from error
-    if session.get_providers()[0] != _CUDA:
-        detail = " ".join(["CUDA did not start.", *complaints.getvalue().split()])
-        raise DeviceError(f"{detail} {advice} The log of onnxruntime says why.")
-    return session
+    return complaints.getvalue()
 
 
 def _check_contract(session: "InferenceSession", manifest: Manifest, place: Path) -> None:

@@ -11,10 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from export import placement
 from export.placement import Fallback, session_placement, table_placement
 from export.tensor_types import adopt_halves
-from prn_guard.errors import ArtifactError, DeviceError
+from prn_guard.errors import ArtifactError
 from tests.export.small_graphs import (
     BOOL,
     DOUBLE,
@@ -238,26 +237,6 @@ def test_a_graph_of_constants_computes_nothing() -> None:
     constant = model([node("Constant", "", "c", value_float=1.0), node("Neg", "c", "y")])
     with pytest.raises(ArtifactError, match="computes nothing"):
         falls(constant)
-
-
-def test_what_a_session_says() -> None:
-    """The part that needs no GPU: a session on the CPU puts every node there."""
-    small = model([node("Relu", "x", "r"), node("MaxPool", "r", "y", kernel_shape=[2, 2])])
-    content = small.SerializeToString()
-    answer, found = placement._ask(content, ["CPUExecutionProvider"])
-    assert (answer.basis, answer.nodes, answer.on_cpu, found) == ("session", 2, (), ())
-    wizardry = model([node("Wizardry", "x", "y")]).SerializeToString()
-    with pytest.raises(ArtifactError, match="does not load"):
-        placement._ask(wizardry, ["CPUExecutionProvider"])
-
-
-def test_a_session_without_a_gpu_is_an_error() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    with pytest.raises(DeviceError, match="Install prn-guard"):
-        session_placement(model([node("Relu", "x", "y")]).SerializeToString())
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason="the ImageNet models are not here")

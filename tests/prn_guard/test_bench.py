@@ -76,3 +76,9 @@ def test_every_batch_size_is_measured_and_reported():
 def test_useless_batch_sizes_are_refused(sizes):
     with pytest.raises(InvalidArgumentError, match="at least 1"):
         _Lab(lambda *_: 1.0).measure(sizes, least_seconds=0)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_time_that_is_none_is_refused(seconds):
+    with pytest.raises(InvalidArgumentError, match="finite seconds"):
+        _Lab(lambda *_: 1.0).measure([1], least_seconds=seconds)

@@ -5,27 +5,22 @@ import sys
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from onnx import TensorProto, helper, numpy_helper
 
 from prn_guard import cli
-from prn_guard.bench_sessions import cpu_name, open_both, runs_of
+from prn_guard.signing import sign_manifest
 from tests.commands import assert_refused, runner
-from tests.tiny_guard import bare_graph, write_guard
+from tests.prn_guard.tiny import write_keys
+from tests.tiny_guard import bare_graph, picture_graph, small_model, write_guard
+
+_IDENTITY = [helper.make_node("Identity", ["image"], ["same"])]
+_CONSTANT = [helper.make_node("Constant", [], ["same"], value_float=1.0)]
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     return runner(cli.main, "prn-guard", monkeypatch, capsys)
-
-
-def test_both_get_the_same_pictures_each_in_its_own_form(tmp_path):
-    both = open_both(
-        write_guard(tmp_path / "g", bare=bare_graph()), bare=None, device="cpu", threads=1
-    )
-    guarded, bare = runs_of(both, [2, 5], seed=3)
-    rgb = guarded(5)[0]  # means of the pixels, 0..255
-    expected = (rgb[:, ::-1] - np.array([10, 20, 30])) / np.array([2, 4, 5])
-    np.testing.assert_allclose(bare(5)[0], expected, rtol=1e-5)
-    assert len(bare(2)[0]) == len(guarded(2)[0]) == 2
 
 
 def test_the_command_writes_figures_and_facts_and_a_plot(run, tmp_path):
@@ -61,7 +56,63 @@ def test_a_fixed_batch_axis_allows_that_size_only(run, tmp_path):
     assert run(*command, "--batch-sizes", 4).code == 0
 
 
-@pytest.mark.parametrize("sizes", ["", "1,x", "0,4"])
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (lambda: b"", "does not load"),
+        (lambda: b"no graph", "does not load"),
+        (lambda: picture_graph(_IDENTITY, TensorProto.DOUBLE, "nchw"), "double"),
+        (lambda: small_model(_IDENTITY, 1, ["N", 4], [("same", 1)]), "['N', 4]"),
+        (lambda: small_model(_IDENTITY, 1, [3], [("same", 1)]), "[3]"),
+        (lambda: small_model(_IDENTITY, 1, ["N", 3, 9, 8], [("same", 1)]), "['N', 3, 9, 8]"),
+        (lambda: small_model(_CONSTANT, 1, None, [("same", 1)]), "takes nothing"),
+    ],
+)
+def test_bare_classifiers_of_another_kind_are_refused(run, tmp_path, graph, said):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(graph())
+    folder = write_guard(tmp_path / "g", wrapped=graph())
+    assert_refused(run("bench", folder, "--bare", path, "--seconds", 0), said)
+
+
+def test_a_bare_file_that_is_no_file_is_refused(run, tmp_path):
+    folder = write_guard(tmp_path / "g")
+    assert_refused(run("bench", folder, "--bare", tmp_path), "no plain file")
+    assert_refused(run("bench", folder, "--bare", tmp_path / "none.onnx"), "is missing")
+
+
+def test_the_artifacts_own_bare_graph_is_checked_like_the_guarded_one(run, tmp_path):
+    foreign = [helper.make_node("Gelu", ["image"], ["same"], domain="com.microsoft")]
+    bare = picture_graph(foreign, 1, "nchw")
+    assert_refused(run("bench", write_guard(tmp_path / "g", bare=bare)), "com.microsoft")
+
+
+def test_a_bare_graph_that_fails_says_so(run, tmp_path):
+    odd = numpy_helper.from_array(np.array([-1, 7]), "odd")
+    bare = picture_graph(
+        [helper.make_node("Reshape", ["image", "odd"], ["same"])], 1, "nchw", weights=[odd]
+    )
+    ended = run("bench", write_guard(tmp_path / "g", bare=bare), "--batch-sizes", "2,3")
+    assert ended.code != 0
+    assert "could not run a batch of 2 pictures" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_signed_guard_is_measured_under_its_key_only(run, tmp_path):
+    private, public = write_keys(tmp_path, Ed25519PrivateKey.generate())
+    folder = write_guard(tmp_path / "g", bare=bare_graph())
+    command = ["bench", folder, "--public-key", public, "--batch-sizes", 1, "--seconds", 0]
+    assert_refused(run(*command), "manifest.sig is missing")
+    sign_manifest(folder, private)
+    assert run(*command).code == 0
+
+
+def test_time_without_end_is_refused(run, tmp_path):
+    folder = write_guard(tmp_path / "g", bare=bare_graph())
+    assert_refused(run("bench", folder, "--seconds", "inf"), "inf seconds", "finite")
+
+
+@pytest.mark.parametrize("sizes", ["", "1,x", "0,4", "1,4097"])
 def test_batch_sizes_that_are_none_are_refused(run, tmp_path, sizes):
     assert_refused(run("bench", tmp_path, "--batch-sizes", sizes), "expected whole numbers")
 
@@ -71,9 +122,3 @@ def test_a_plot_without_matplotlib_names_the_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert_refused(run("bench", tmp_path, "--plot", tmp_path / "p.svg"), "prn-guard[reports]")
     assert_refused(run("bench", tmp_path, "--plot", tmp_path / "p.gif"), ".svg, .png or .pdf")
-
-
-def test_the_cpu_is_unknown_where_nothing_states_it(tmp_path):
-    assert cpu_name(tmp_path / "none") == "unknown"
-    (tmp_path / "info").write_text("processor : 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert cpu_name(tmp_path / "info") == "Some CPU @ 2 GHz"

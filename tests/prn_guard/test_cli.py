@@ -5,13 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 
 from prn_guard import __version__, cli
 from prn_guard.guard import Guard
 from prn_guard.signing import sign_manifest
+from tests.prn_guard.tiny import write_keys
 
 
 @pytest.fixture
@@ -60,16 +60,9 @@ def test_inspect(prn_guard, folder, tmp_path):
 @pytest.fixture
 def public_key(folder, tmp_path):
     """The folder is signed; the key to check it with."""
-    key = Ed25519PrivateKey.generate()
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (tmp_path / "private.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-    )
-    (tmp_path / "public.pem").write_bytes(
-        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    sign_manifest(folder, tmp_path / "private.pem")
-    return tmp_path / "public.pem"
+    private, public = write_keys(tmp_path, Ed25519PrivateKey.generate())
+    sign_manifest(folder, private)
+    return public
 
 
 def test_signature_is_checked_on_request(prn_guard, folder, files, public_key, tmp_path):

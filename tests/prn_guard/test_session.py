@@ -9,8 +9,9 @@ from onnx.external_data_helper import set_external_data
 
 from prn_guard import session
 from prn_guard.artifact import read_artifact
-from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
+from prn_guard.errors import ArtifactError
 from prn_guard.session import open_session
+from tests.prn_guard.tiny import unknown_operator
 
 
 def test_graph_bytes_are_those_that_were_hashed(folder):
@@ -155,13 +156,9 @@ def test_malformed_graph_with_its_own_hash_is_refused(write_guard, graph):
         open_session(write_guard(graph=graph))
 
 
-def _unknown_operator(model):
-    model.graph.node[0].op_type = "Surprise"
-
-
 def test_unknown_operator_is_refused(write_guard):
     with pytest.raises(ArtifactError, match="does not load"):
-        open_session(write_guard(model=_unknown_operator))
+        open_session(write_guard(model=unknown_operator))
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -185,7 +182,7 @@ def test_weights_outside_the_graph_are_refused(write_guard, tmp_path, monkeypatc
         open_session(folder)
     # Even a graph that the reader of the file would let pass finds nothing there.
     with pytest.raises(ArtifactError, match="does not load"):
-        session._load((folder / "guarded.onnx").read_bytes(), ["CPUExecutionProvider"], place)
+        session.load_graph((folder / "guarded.onnx").read_bytes(), "cpu", place)
 
 
 def _rename_output(model):
@@ -260,34 +257,3 @@ def test_graph_outside_the_contract_is_refused(write_guard, model, said):
 def test_graph_that_differs_from_its_manifest_is_refused(write_guard, change):
     with pytest.raises(ArtifactError, match="Export the guard anew"):
         open_session(write_guard(manifest=change))
-
-
-def test_session_never_moves_to_another_provider(folder):
-    _, opened = open_session(folder)
-    assert opened.get_providers() == ["CPUExecutionProvider"]
-    assert opened._enable_fallback is False
-
-
-def test_cuda_that_cannot_be_had_is_an_error(folder, monkeypatch):
-    if os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - a device node
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(DeviceError, match="pass device cpu"):
-        open_session(folder, "cuda")
-
-
-def test_build_without_cuda_is_an_error(folder, monkeypatch):
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match="built without CUDA"):
-        open_session(folder, "cuda")
-
-
-def test_malformed_graph_is_not_blamed_on_the_gpu(write_guard, monkeypatch):
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(ArtifactError, match="does not load"):
-        open_session(write_guard(model=_unknown_operator), "cuda")
-
-
-@pytest.mark.parametrize("device", ["gpu", "CUDA", "", "cuda:0"])
-def test_unknown_device_is_refused(folder, device):
-    with pytest.raises(InvalidArgumentError, match="expected 'cpu' or 'cuda'"):
-        open_session(folder, device)

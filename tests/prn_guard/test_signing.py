@@ -12,18 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prn_guard import Guard, signing
 from prn_guard.errors import ArtifactError, InvalidArgumentError, PrnGuardError
 from prn_guard.session import open_session
-
-PLAIN = serialization.NoEncryption()
-
-
-def write_keys(folder, key, encryption=PLAIN):
-    private, public = folder / "private.pem", folder / "public.pem"
-    pem = serialization.Encoding.PEM
-    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, encryption))
-    public.write_bytes(
-        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private, public
+from tests.prn_guard.tiny import write_keys
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
 from prn_guard.contract import InputSpec, seal
@@ -19,6 +21,7 @@ SIZE, CHANNELS, CLASSES = 8, 3, 4
 VALUES = SIZE * SIZE * CHANNELS
 THRESHOLD = 0.5
 
+_PLAIN = serialization.NoEncryption()
 _rng = np.random.default_rng(0)
 WEIGHTS = _rng.integers(-3, 4, (VALUES, CLASSES)).astype(np.float32)
 BIASES = _rng.integers(-50, 51, CLASSES).astype(np.float32)
@@ -64,6 +67,11 @@ def tiny_model() -> onnx.ModelProto:
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="tests"
     )
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    """Make a model one that no build of onnxruntime loads."""
+    model.graph.node[0].op_type = "Surprise"
 
 
 def tiny_manifest(spec: InputSpec, graph: bytes) -> dict[str, Any]:
@@ -125,3 +133,18 @@ def write_folder(folder: Path, graph: bytes, record: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "guarded.onnx").write_bytes(graph)
     (folder / "manifest.json").write_text(json.dumps({**record, "manifest_sha256": seal(record)}))
+
+
+def write_keys(
+    folder: Path,
+    key: Ed25519PrivateKey,
+    encryption: serialization.KeySerializationEncryption = _PLAIN,
+) -> tuple[Path, Path]:
+    """Both halves of a key as PEM files: private, public."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    pem = serialization.Encoding.PEM
+    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, encryption))
+    public.write_bytes(
+        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private, public
