@@ -3,13 +3,16 @@
 Decisions must agree on every picture outside a margin band: a flag may differ only where the score
 is closer than a margin to the threshold (another picture is classified then), a label under the
 same flag only where the two largest logits are closer than a margin. Where a picture is not
-flagged, the logits must be bit-equal to the bare classifier's in the same runtime.
+flagged, the logits must be bit-equal to the bare classifier's in the same runtime, and so must the
+probabilities of a classifier that ends in a Softmax, if the graph answers with them.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -125,23 +128,43 @@ def measure_parity(
             picture are not the bare target's, or a score or logit differs too much.
         DeviceError: "cuda" was asked for and cannot be had.
     """
-    run, run_bare = runner(graph.model, device=device), runner(bare.model, device=device)
-    spec, names, own = guarded.target.spec, graph.names, bare.logits_name
+    run, run_bare = runner(graph.model, device=device), runner(_answering(bare), device=device)
+    spec, names = guarded.target.spec, graph.names
+    same = _same_outputs(graph, bare)
     classifier_input = InputTensor(name=bare.input_name, dtype="float32", layout=spec.layout)
     tally = Tally(margins)
     for pixels in deliveries(pictures, perturbations, guarded):
         with torch.no_grad():
             answer = guarded(as_images(pixels))
         torch_side = {name: getattr(answer, name).numpy() for name in OUTPUTS}
-        answered = run(to_tensor(pixels, spec, graph.tensor), names.all())
+        answered = run(to_tensor(pixels, spec, graph.tensor), tuple({*names.all(), *same}))
         graph_side = {role: answered[name] for role, name in zip(OUTPUTS, names.all(), strict=True)}
         tally.add(torch_side, graph_side, float(guarded.detector.threshold))
-        logits = run_bare(to_tensor(pixels, spec, classifier_input), (own,))[own]
+        alone = run_bare(to_tensor(pixels, spec, classifier_input), tuple(same.values()))
         unflagged = ~graph_side[FLAGGED]
-        tally.bit_equal &= bool((logits == graph_side[LOGITS])[unflagged].all())
+        for name, own in same.items():
+            expected = alone[own].reshape(answered[name].shape)
+            tally.bit_equal &= bool((expected == answered[name])[unflagged].all())
     parity = tally.result()
     _refuse_disparity(parity)
     return parity
+
+
+def _answering(bare: ClassifierGraph) -> onnx.ModelProto:
+    """The classifier alone, answering also with the logits before a Softmax at its end."""
+    if bare.before_softmax is None or bare.before_softmax in bare.outputs:
+        return bare.model
+    model = copy.deepcopy(bare.model)
+    model.graph.output.append(onnx.ValueInfoProto(name=bare.before_softmax))
+    return model
+
+
+def _same_outputs(graph: GuardedGraph, bare: ClassifierGraph) -> dict[str, str]:
+    """Outputs of the guarded graph whose bits must be those of the classifier alone."""
+    same = {graph.names.logits: bare.before_softmax or bare.logits_name}
+    if bare.logits_name in graph.outputs:
+        same[bare.logits_name] = bare.logits_name
+    return same
 
 
 def _refuse_disparity(parity: Parity) -> None:

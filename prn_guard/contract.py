@@ -34,6 +34,10 @@ SCORE = "score"
 FLAGGED = "flagged"
 OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
 
+REPEATING: Final = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run a subgraph as often as a number in the graph says, up to 2^63 times: the
+runtime loads no graph that holds one, so the workbench takes none."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 # Far inside float32, in which they are used: beyond it a threshold would be infinite, a std 0.
