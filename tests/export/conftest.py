@@ -124,3 +124,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     from export import cli
 
     return runner(cli.main, "python -m export", monkeypatch, capsys)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `python -m training` in this process."""
+    from training import cli
+
+    return runner(cli.main, "python -m training", monkeypatch, capsys)
