@@ -17,6 +17,7 @@ from prn_guard.contract import (
 )
 from prn_guard.errors import InvalidArgumentError, StorageError
 from prn_guard.files import write_bytes
+from prn_guard.session import open_session
 from prn_guard.signing import sign_manifest
 
 OURS: Final = frozenset({GRAPH_FILE, BARE_FILE, MANIFEST_FILE, SIGNATURE_FILE})
@@ -35,6 +36,7 @@ def write_artifact(
 
     Raises:
         InvalidArgumentError: `out` holds other files; the key is no Ed25519 key.
+        ArtifactError: the runtime refuses what was to be put in place.
         StorageError: the artifact could not be written.
     """
     refuse_foreign(out)
@@ -52,6 +54,8 @@ def write_artifact(
         manifest.write(staging)
         if private_key is not None:
             sign_manifest(staging, private_key)
+        # Read back as any server will: what the runtime refuses must not replace what it serves.
+        open_session(staging)
         _swap(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -2,6 +2,11 @@
 
 A torch module is exported, in float16 by converting the module itself. A classifier that came as an
 ONNX file is taken as it is, node for node; in float16 by onnxruntime's own converter.
+
+A file that ends in a Softmax answers with probabilities. The guard's `logits` are then what that
+Softmax reads, so that they mean the same for every classifier: what the torch modules answer, what
+`label` is the highest of, and what `Verdict.probabilities` takes the softmax of. The probabilities
+stay among the outputs of a drop-in graph, under their own name.
 """
 
 import copy
@@ -18,6 +23,7 @@ from export.exporter import OPSET, forget_sources, to_onnx
 from prn_guard.contract import IMAGE, LOGITS, InputSpec
 from prn_guard.errors import TargetError
 from prn_guard.nn.target import Target
+from training.targets.onnx_graphs import FREE_BATCH, STANDARD_DOMAINS, final_softmax
 
 if TYPE_CHECKING:
     from training.targets.onnx_files import OnnxClassifier
@@ -36,6 +42,8 @@ class ClassifierGraph:
         input_name: of its picture.
         logits_name: of the output `(N, K)` that decides.
         file_sha256: of the user's file; None for a torch module.
+        before_softmax: of what the Softmax at the file's end reads, `K` values for each picture, if
+            the output that decides is probabilities; None if it is logits.
     """
 
     model: onnx.ModelProto
@@ -43,6 +51,7 @@ class ClassifierGraph:
     input_name: str
     logits_name: str
     file_sha256: str | None
+    before_softmax: str | None = None
 
     @property
     def opset(self) -> int:
@@ -80,13 +89,22 @@ def from_onnx(classifier: "OnnxClassifier", *, precision: Precision) -> Classifi
     forget_sources(model)
     # Intermediate shapes may state the batch size that the file was exported with.
     del model.graph.value_info[:]
+    del model.training_info[:]
+    for entry in model.opset_import:
+        # The standard domain by its long name; nodes name no domain.
+        entry.domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
     _close_weights(model.graph)
+    _declare_answer(model.graph, classifier)
+    softmax = (
+        final_softmax(model.graph, classifier.output_name) if classifier.ends_in_softmax else None
+    )
     return ClassifierGraph(
         model=model,
         source="onnx",
         input_name=classifier.input_name,
         logits_name=classifier.output_name,
         file_sha256=hashlib.sha256(classifier.content).hexdigest(),
+        before_softmax=None if softmax is None else softmax.input[0],
     )
 
 
@@ -96,6 +114,15 @@ def _close_weights(graph: onnx.GraphProto) -> None:
     pictures = [value for value in graph.input if value.name not in weights]
     del graph.input[:]
     graph.input.extend(pictures)
+
+
+def _declare_answer(graph: onnx.GraphProto, classifier: "OnnxClassifier") -> None:
+    """State the answer's shape, which was found by running it; files may leave it open."""
+    answer = next(value for value in graph.output if value.name == classifier.output_name)
+    kind = onnx.TensorProto.FLOAT
+    answer.type.CopyFrom(
+        onnx.helper.make_tensor_type_proto(kind, [FREE_BATCH, classifier.class_count])
+    )
 
 
 @final

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import torch
@@ -68,35 +68,57 @@ def name_batch(graph: onnx.GraphProto) -> None:
 def forget_sources(model: onnx.ModelProto) -> None:
     """Remove what exporters note of the machine they ran on: stack traces with source paths.
 
-    Nothing that computes is touched.
+    Nothing that computes is touched, and what has no notes keeps its very bytes: a text that is set
+    to nothing would be written, one that is not set is not.
     """
-    model.doc_string = ""
+    model.ClearField("doc_string")
     del model.metadata_props[:]
     for function in model.functions:
-        function.doc_string = ""
+        function.ClearField("doc_string")
         del function.metadata_props[:]
-        _forget_in_nodes(function.node)
+        forget_in_nodes(function.node)
     _forget_in_graph(model.graph)
 
 
-def _forget_in_graph(graph: onnx.GraphProto) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for part in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        part.doc_string = ""
+def forget_in_tensor(tensor: "onnx.TensorProto | onnx.SparseTensorProto") -> None:
+    """As `forget_sources`, of one tensor's values."""
+    parts = (
+        (tensor.values, tensor.indices) if isinstance(tensor, onnx.SparseTensorProto) else (tensor,)
+    )
+    for part in parts:
+        part.ClearField("doc_string")
         del part.metadata_props[:]
-    _forget_in_nodes(graph.node)
 
 
-def _forget_in_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+def forget_in_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    """As `forget_sources`, of nodes and the graphs inside them."""
     for node in nodes:
-        node.doc_string = ""
+        node.ClearField("doc_string")
         del node.metadata_props[:]
         for attribute in node.attribute:
-            attribute.doc_string = ""
-            for graph in (attribute.g, *attribute.graphs):
-                if graph.node:
-                    _forget_in_graph(graph)
+            attribute.ClearField("doc_string")
+            for graph in (*_one(attribute, "g"), *attribute.graphs):
+                _forget_in_graph(graph)
+            for tensor in (*_one(attribute, "t"), *attribute.tensors):
+                forget_in_tensor(tensor)
+            for sparse in (*_one(attribute, "sparse_tensor"), *attribute.sparse_tensors):
+                forget_in_tensor(sparse)
+
+
+def _one(attribute: onnx.AttributeProto, field: str) -> tuple[Any, ...]:
+    # Written to, a message that was not set is set from then on.
+    return (getattr(attribute, field),) if attribute.HasField(field) else ()
+
+
+def _forget_in_graph(graph: onnx.GraphProto) -> None:
+    graph.ClearField("doc_string")
+    del graph.metadata_props[:]
+    for part in (*graph.input, *graph.output, *graph.value_info):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+    for tensor in (*graph.initializer, *graph.sparse_initializer):
+        forget_in_tensor(tensor)
+    forget_in_nodes(graph.node)
 
 
 def _reason(error: BaseException) -> str:

@@ -14,11 +14,13 @@ from export.classifier_graph import ClassifierGraph, Precision, from_onnx, from_
 from export.guard_front import GuardFront, front_model
 from export.parity import MARGINS, measure_parity
 from export.placement import Fallback, session_placement, table_placement
+from export.sessions import require_device
 from export.splice import GuardedGraph, set_threshold, splice
 from prn_guard import console
 from prn_guard.contract import (
     BARE_FILE,
     GRAPH_FILE,
+    REPEATING,
     UINT8_NHWC,
     Ball,
     Classifier,
@@ -28,10 +30,12 @@ from prn_guard.contract import (
     Parity,
     Placement,
 )
-from prn_guard.errors import ArtifactError
+from prn_guard.errors import ArtifactError, TargetError
+from prn_guard.model_file import read_model_facts
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import in_half_precision
 from prn_guard.session import Device
+from prn_guard.signing import check_private_key
 from prn_guard.version import __version__
 from training.guard.folder import GuardRecord, load_bank, load_guard, stored_onnx
 from training.guard.pictures import recorded_pictures
@@ -73,7 +77,7 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
     """Export the guard of `folder` to the artifact folder `out`.
 
     Raises:
-        InvalidArgumentError: `out` holds other files.
+        InvalidArgumentError: `out` holds other files; the key cannot be used.
         ArtifactError: the guard folder is damaged; the graph does not decide as it does, or would
             not run wholly on a GPU.
         TargetError: the target cannot be rebuilt or exported.
@@ -82,6 +86,9 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
         StorageError: the artifact could not be written.
     """
     refuse_foreign(out)
+    require_device(options.device)
+    if options.private_key is not None:
+        check_private_key(options.private_key)
     guarded, record = load_guard(folder)
     pictures = recorded_pictures(
         record,
@@ -93,6 +100,7 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
     console.say("Exporting the graph")
     classifier = _classifier(folder, guarded, record, options.precision)
     graph = guarded_graph(guarded, classifier, options)
+    _refuse_unservable(graph)
     placement = _placement(graph, options)
     detection = _calibrate(graph, guarded, record, options)
     console.say(f"Comparing it with the torch modules on {len(pictures)} pictures")
@@ -147,6 +155,18 @@ def _placement(graph: GuardedGraph, options: ExportOptions) -> Placement:
             "the same."
         )
     return placement
+
+
+def _refuse_unservable(graph: GuardedGraph) -> None:
+    """Refuse operators that the runtime would refuse in the end, before the long part."""
+    facts = read_model_facts(graph.model.SerializeToString())
+    found = sorted(facts.operators & REPEATING) + sorted(facts.domains - {""})
+    if found or facts.functions:
+        raise TargetError(
+            f"The target exports to {', '.join(found) or 'functions of its own'}, and the runtime "
+            "loads no graph with loops, functions or operators that are not standard ONNX. "
+            "Nothing was exported. Write the module without them: unroll its loops."
+        )
 
 
 def _listed(fallbacks: tuple[Fallback, ...]) -> str:

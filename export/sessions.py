@@ -12,6 +12,24 @@ from prn_guard.session import Device, load_graph
 Arrays = dict[str, NDArray[Any]]
 
 
+def require_device(device: Device) -> None:
+    """Load a graph of one node onto `device`, to know before long work whether it can be had.
+
+    Raises:
+        DeviceError: "cuda" was asked for and cannot be had.
+    """
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "one node",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    imports = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+    load_graph(model.SerializeToString(), device, Path("a graph of one node"))
+
+
 def runner(
     model: onnx.ModelProto, *, device: Device = "cpu"
 ) -> Callable[[NDArray[Any], tuple[str, ...]], Arrays]:

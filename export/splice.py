@@ -18,6 +18,7 @@ import onnx
 from onnx import compose, defs, helper
 
 from export.classifier_graph import ClassifierGraph
+from export.exporter import forget_in_nodes, forget_in_tensor
 from export.guard_front import CHOSEN, THRESHOLD
 from prn_guard.contract import FLAGGED, IMAGE, LABEL, LOGITS, SCORE, InputTensor, OutputNames
 from prn_guard.errors import TargetError
@@ -62,8 +63,9 @@ def splice(
         front: as `front_model` exports it.
         classifier: what it feeds.
         tensor: the front's input as clients shall see it.
-        keep_outputs: all of the classifier's outputs come first, under their own names; otherwise
-            only the logits are kept, under the name `logits`.
+        keep_outputs: all of the classifier's outputs come first, under their own names, and then
+            the logits, if the classifier answers with probabilities; otherwise only the logits are
+            kept, under the name `logits`.
 
     Raises:
         TargetError: the classifier is guarded already, or too old for the guard's operators.
@@ -72,14 +74,11 @@ def splice(
     graph = merged.graph
     taken = set(_names(classifier.model.graph)) - {classifier.input_name}
     input_name = _free(tensor.name, taken)
-    outputs = [output.name for output in classifier.model.graph.output]
-    logits = classifier.logits_name
-    if not keep_outputs:
-        outputs = [logits]
-        if logits != LOGITS and LOGITS not in taken:
-            logits = _alias(graph, logits, LOGITS)
-            outputs = [logits]
-    taken |= {input_name, *outputs}
+    taken.add(input_name)
+    logits = _logits(graph, classifier, taken, rename=not keep_outputs)
+    kept = classifier.outputs if keep_outputs else ()
+    outputs = tuple(dict.fromkeys((*kept, logits)))
+    taken.add(logits)
     label = _append_label(graph, logits, _free(LABEL, taken))
     score, flagged = _free(SCORE, taken), _free(FLAGGED, taken)
     renamed = {
@@ -113,6 +112,9 @@ def _common_digest(classifier: ClassifierGraph, guarded: onnx.GraphProto) -> str
 def classifier_digest(graph: onnx.GraphProto, input_name: str) -> str:
     """SHA-256 over the nodes and initialisers of the classifier in `graph`.
 
+    Doc strings and metadata are left out, since they tell of the exporting machine and not of the
+    function. So the digest can be computed from the user's file, whatever it notes.
+
     Args:
         graph: a classifier alone, or a guarded graph, of which the guard's part is left out.
         input_name: what the classifier called its picture; stands for the chosen picture again.
@@ -123,11 +125,14 @@ def classifier_digest(graph: onnx.GraphProto, input_name: str) -> str:
         if not node.name.startswith(PREFIX):
             original = copy.deepcopy(node)
             _redirect([original], restored)
+            forget_in_nodes([original])
             digest.update(original.SerializeToString(deterministic=True))
     for kind in (graph.initializer, graph.sparse_initializer):
         for initialiser in kind:
             if not _initialiser_name(initialiser).startswith(PREFIX):
-                digest.update(initialiser.SerializeToString(deterministic=True))
+                plain = copy.deepcopy(initialiser)
+                forget_in_tensor(plain)
+                digest.update(plain.SerializeToString(deterministic=True))
     return digest.hexdigest()
 
 
@@ -247,13 +252,29 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _alias(graph: onnx.GraphProto, name: str, alias: str) -> str:
-    """Give the output `name` another one."""
-    graph.node.append(helper.make_node("Identity", [name], [alias], name=f"{PREFIX}{alias}"))
-    output = copy.deepcopy(next(value for value in graph.output if value.name == name))
-    output.name = alias
+def _logits(
+    graph: onnx.GraphProto, classifier: ClassifierGraph, taken: set[str], *, rename: bool
+) -> str:
+    """Name of the output with the logits; one is added if the classifier has none of that name.
+
+    Args:
+        graph: to which it may be added.
+        classifier: inside `graph`.
+        taken: names that are in use.
+        rename: call it `logits` if that name is free.
+    """
+    own = classifier.logits_name
+    if classifier.before_softmax is not None:
+        name, source, operator = _free(LOGITS, taken), classifier.before_softmax, "Flatten"
+    elif rename and LOGITS not in taken:
+        name, source, operator = LOGITS, own, "Identity"
+    else:
+        return own
+    graph.node.append(helper.make_node(operator, [source], [name], name=f"{PREFIX}{LOGITS}"))
+    output = copy.deepcopy(next(value for value in graph.output if value.name == own))
+    output.name = name
     graph.output.append(output)
-    return alias
+    return name
 
 
 def _append_label(graph: onnx.GraphProto, logits: str, label: str) -> str:

@@ -27,7 +27,11 @@ def manifest_rows(manifest: Manifest, out: Path) -> list[tuple[str, str]]:
             f"{placement.nodes - len(placement.on_cpu)} of {placement.nodes} ({where})",
         ),
         ("parity, pictures compared", f"{parity.pictures:,}"),
-        ("labels / flags that differ", f"{parity.label_mismatches} / {parity.flag_mismatches}"),
+        (
+            "labels / flags beyond the margins",
+            f"{parity.label_mismatches} / {parity.flag_mismatches}",
+        ),
+        ("decided differently at all", f"{parity.differing}"),
         ("inside the margin band", f"{parity.inside_margin / parity.pictures:.3%}"),
         (
             "driven to the threshold / inside",

@@ -16,6 +16,7 @@ from prn_guard.contract import (
     MANIFEST_FILE,
     MAX_GRAPH_BYTES,
     MAX_MANIFEST_BYTES,
+    REPEATING,
     SIGNATURE_FILE,
     FileEntry,
     Manifest,
@@ -28,8 +29,6 @@ _IR_VERSIONS: Final = range(3, 15)
 """From the first with operator sets to that of ONNX 1.23."""
 _FLOATS: Final = {1: "<f4", 10: "<f2", 11: "<f8"}
 """NumPy's names for `TensorProto.DataType`."""
-_REPEATING: Final = frozenset({"Loop", "Scan", "SequenceMap"})
-"""Operators that run a subgraph as often as a number in the graph says, up to 2^63 times."""
 _PIECE = 1 << 20
 
 
@@ -103,7 +102,7 @@ def _unfit_operators(facts: ModelFacts) -> str | None:
             f"uses operators of {', '.join(foreign)[:200]!r}; expected the standard ones of ONNX "
             "only"
         )
-    repeating = sorted(facts.operators & _REPEATING)
+    repeating = sorted(facts.operators & REPEATING)
     if repeating:
         return (
             f"uses {', '.join(repeating)}, which may run for ever; expected a classifier without "

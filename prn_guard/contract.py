@@ -34,6 +34,10 @@ SCORE = "score"
 FLAGGED = "flagged"
 OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
 
+REPEATING: Final = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run a subgraph as often as a number in the graph says, up to 2^63 times: the
+runtime loads no graph that holds one, so the workbench takes none."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 # Far inside float32, in which they are used: beyond it a threshold would be infinite, a std 0.
@@ -166,6 +170,8 @@ class Parity(_Record):
     """Further pictures, blended with a perturbation until their score was at the threshold."""
     label_mismatches: Annotated[int, Field(ge=0)]
     flag_mismatches: Annotated[int, Field(ge=0)]
+    differing: Annotated[int, Field(ge=0)] = 0
+    """Of `pictures`, those with another label or flag at all, inside the margins or not."""
     inside_margin: Annotated[int, Field(ge=0)]
     """Of `pictures`, those so close to the threshold or to a tie that either decision is right."""
     driven_inside_margin: Annotated[int, Field(ge=0)] = 0

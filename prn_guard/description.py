@@ -66,7 +66,10 @@ def _detection(manifest: Manifest) -> Rows:
     before, after = f"{detection.fitted_threshold:.6g}", f"{detection.threshold:.6g}"
     same = detection.fitted_threshold == detection.threshold
     calibrated = "" if same else f" (before calibration on the graph: {before})"
-    mismatches = f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches"
+    mismatches = (
+        f"{parity.label_mismatches} label and {parity.flag_mismatches} flag mismatches, "
+        f"{parity.differing} with the margins counted"
+    )
     compared = f"{parity.pictures} pictures and {parity.driven} at the threshold"
     inside = f"{parity.inside_margin} and {parity.driven_inside_margin} inside the margin"
     return [

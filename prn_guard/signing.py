@@ -67,6 +67,15 @@ def sign_manifest(folder: Path, private_key: Path) -> None:
     write_bytes(folder / SIGNATURE_FILE, key.sign(manifest))
 
 
+def check_private_key(private_key: Path) -> None:
+    """Make sure that `sign_manifest` can use a key, before the work that it is to sign.
+
+    Raises:
+        InvalidArgumentError: it cannot.
+    """
+    _private_key(private_key)
+
+
 def _public_key(path: Path) -> "Ed25519PublicKey":
     serialization, errors = _library()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -36,6 +36,12 @@ CONVOLUTION = Tolerance(
     1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
 )
 LOGIT = Tolerance(1e-5, 1e-5, "one float32 linear layer, in another order of summation")
+HALF_LOGIT = Tolerance(
+    1e-3, 1e-2, "four float16 layers, each rounding sums of up to about 20 to 1/2048 of them"
+)
+HALF_RECTIFIED = Tolerance(
+    0.0, 1e-3, "up to twelve float16 layers, each rounding sums of some tenths to 1/2048 of them"
+)
 NORMALISED = Tolerance(
     1e-6, 1e-6, "three float32 operations on values up to 255; mean and std are rounded too"
 )

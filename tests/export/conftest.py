@@ -1,12 +1,19 @@
-"""The tiny guard, exported once."""
+"""The tiny guard, exported once, and the same guard in front of ONNX files of its target."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
+from export import pipeline
 from export.classifier_graph import ClassifierGraph, from_torch
+from export.guard_front import GuardFront
 from export.pipeline import ExportOptions, export_guard, guarded_graph
 from export.splice import GuardedGraph
 from prn_guard.contract import Manifest
@@ -45,6 +52,55 @@ def artifact(guard_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ar
     return Artifact(folder, manifest, guarded_graph(guarded, classifier, options), classifier)
 
 
+@pytest.fixture(scope="session")
+def in_front_of(
+    guard_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A function from an ONNX file that computes the tiny target to its guard folder.
+
+    The guard is the one that was fitted to the torch module: a fit to the file would find the same,
+    and takes as long for every file. `layout` is the file's.
+    """
+
+    def wrap(model: onnx.ModelProto, layout: str = "nchw") -> Path:
+        folder = tmp_path_factory.mktemp("wrapped") / "guard"
+        shutil.copytree(guard_folder, folder)
+        content = model.SerializeToString()
+        (folder / "target.onnx").write_bytes(content)
+        (folder / "target.safetensors").unlink()
+        record = json.loads((folder / "guard.json").read_text())
+        record["target_digest"] = hashlib.sha256(content).hexdigest()
+        del record["files"]["target.safetensors"]
+        record["files"]["target.onnx"] = record["target_digest"]
+        record["input"]["layout"] = layout
+        (folder / "guard.json").write_text(json.dumps(record))
+        return folder
+
+    return wrap
+
+
+@pytest.fixture(scope="session")
+def fronts() -> dict[str, onnx.ModelProto]:
+    """The guard's exported front by what it depends on."""
+    return {}
+
+
+@pytest.fixture
+def same_front(fronts: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export the front, which takes two seconds, once for all classifiers that it stands before."""
+    export = pipeline.front_model
+
+    def front_model(front: GuardFront) -> onnx.ModelProto:
+        half = next(front.rectifier.parameters()).dtype
+        threshold = float(front.detector.threshold)
+        key = repr((front.spec, front.tensor, half, threshold))
+        if key not in fronts:
+            fronts[key] = export(front)
+        return fronts[key]
+
+    monkeypatch.setattr(pipeline, "front_model", front_model)
+
+
 @pytest.fixture
 def quick_export(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs that were exported already."""
@@ -68,3 +124,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     from export import cli
 
     return runner(cli.main, "python -m export", monkeypatch, capsys)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `python -m training` in this process."""
+    from training import cli
+
+    return runner(cli.main, "python -m training", monkeypatch, capsys)

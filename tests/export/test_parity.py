@@ -184,6 +184,7 @@ def test_inside_the_band_decisions_may_differ() -> None:
     parity = _tally(torch_side, graph)
     assert (parity.label_mismatches, parity.flag_mismatches, parity.inside_margin) == (0, 0, 2)
     assert parity.max_logit_difference < FULL.logit
+    assert parity.differing == 2
     _refuse_disparity(parity)
 
 

@@ -153,6 +153,12 @@ def _check(model: ModelProto, name: str) -> None:
             f"{name} uses operators that are not standard ONNX ({found}). Export it without custom "
             "operators and functions, and before any runtime-specific optimisation."
         )
+    repeating = graphs.repeating_operators(model)
+    if repeating:
+        raise TargetError(
+            f"{name} uses {', '.join(repeating)}, which may run for ever, so that the runtime "
+            "loads no graph with it. Export the classifier with its loops unrolled."
+        )
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, EncodeError) as error:

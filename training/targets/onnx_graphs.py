@@ -13,9 +13,11 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from prn_guard.contract import REPEATING
+
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx"})
 FREE_BATCH: Final = "batch"
-_PASSING_ON: Final = frozenset({"Identity", "Flatten", "Reshape", "Squeeze"})
+_PASSING_ON: Final = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Cast"})
 _FLOATING: Final = frozenset(
     {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 )
@@ -33,6 +35,12 @@ def foreign_operators(model: ModelProto) -> list[str]:
     return sorted(
         {f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in STANDARD_DOMAINS}
     )
+
+
+def repeating_operators(model: ModelProto) -> list[str]:
+    """Operators used, subgraphs included, that may run for ever, sorted."""
+    nodes = (message for message in _messages(model) if isinstance(message, onnx.NodeProto))
+    return sorted({node.op_type for node in nodes} & REPEATING)
 
 
 def external_tensors(model: ModelProto) -> list[str]:
@@ -107,16 +115,22 @@ def without_softmax(model: ModelProto) -> ModelProto | None:
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    producers = {output: node for node in copy.graph.node for output in node.output}
     uses = [name for node in copy.graph.node for name in _names_used(node)]
-    node = producers.get(copy.graph.output[0].name)
-    while node is not None and node.op_type in _PASSING_ON:
-        node = producers.get(node.input[0])
-    if node is None or node.op_type != "Softmax" or uses.count(node.output[0]) > 1:
+    node = final_softmax(copy.graph, copy.graph.output[0].name)
+    if node is None or uses.count(node.output[0]) > 1:
         return None
     node.op_type = "Identity"
     del node.attribute[:]
     return copy
+
+
+def final_softmax(graph: onnx.GraphProto, output: str) -> onnx.NodeProto | None:
+    """The Softmax whose values `output` hands on, reshaped or converted at most; None without."""
+    producers = {name: node for node in graph.node for name in node.output}
+    node = producers.get(output)
+    while node is not None and node.op_type in _PASSING_ON:
+        node = producers.get(node.input[0])
+    return node if node is not None and node.op_type == "Softmax" else None
 
 
 def for_converters(model: ModelProto) -> ModelProto:

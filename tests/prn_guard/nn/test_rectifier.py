@@ -16,9 +16,10 @@ from prn_guard.nn.rectifier import (
     RectifierSpec,
     build_rectifier,
     default_spec,
+    in_half_precision,
 )
 from tests.reference import rectifiers as reference
-from tests.tolerances import CONVOLUTION, assert_close
+from tests.tolerances import CONVOLUTION, HALF_RECTIFIED, assert_close
 
 
 def _images(channels: int, height: int, width: int, *, count: int = 2) -> Tensor:
@@ -181,3 +182,70 @@ def test_weights_are_a_function_of_the_generator_alone(
 def test_sizes_that_make_no_rectifier_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         RectifierSpec.model_validate({"channels": 3, **change})
+
+
+def _full_and_half(architecture: str, channels: int) -> tuple[nn.Module, nn.Module]:
+    """A rectifier that changes pictures by some hundredths, and its half-precision copy."""
+    if architecture == "paper":
+        full: nn.Module = _lively(PaperRectifier(channels), scale=0.04)
+    else:
+        full = _lively(CompactRectifier(channels, factor=2, width=6, blocks=2), scale=0.05)
+    return full, in_half_precision(full)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["paper", "compact"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_half_precision_moves_pixels_by_less_than_it_removes(
+    architecture: str, channels: int
+) -> None:
+    full, half = _full_and_half(architecture, channels)
+    images = _images(channels, 11, 14, count=4)
+    result, expected = half(images), full(images)
+    assert result.dtype == torch.float32
+    assert float((images - expected).abs().mean()) > 0.01
+    assert_close(result, expected, HALF_RECTIFIED)
+    assert not torch.equal(result, expected)
+
+
+@torch.no_grad()
+def test_the_sum_of_a_half_compact_rectifier_is_float32() -> None:
+    """What changes nothing gives the very pictures back: float16 would round them to 1/2048."""
+    half = in_half_precision(CompactRectifier(3, factor=2, width=6, blocks=2))
+    images = _images(3, 11, 14)
+    assert torch.equal(half(images), images)
+    assert not torch.equal(images.half().float(), images)
+    full = _lively(CompactRectifier(3, factor=2, width=6, blocks=2), scale=0.05)
+    residuals: list[Tensor] = []
+    changed = in_half_precision(full)
+    changed.exit.register_forward_hook(lambda _, __, out: residuals.append(out))
+    result = changed(images)
+    (residual,) = residuals
+    assert residual.dtype == torch.float16
+    shuffled = torch.nn.functional.pixel_shuffle(residual.float(), 2)[:, :, :11, :14]
+    assert torch.equal(result, (images + shuffled).clamp(0, 1))
+
+
+@torch.no_grad()
+def test_the_last_layer_of_a_half_paper_rectifier_is_float32() -> None:
+    _, half = _full_and_half("paper", 3)
+    kinds = {name: value.dtype for name, value in half.named_parameters()}
+    last = {name for name, kind in kinds.items() if kind == torch.float32}
+    assert last == {"exit.weight", "exit.bias"}
+    assert set(kinds.values()) == {torch.float16, torch.float32}
+    half.exit.bias.fill_(0.7)
+    result = half(_images(3, 11, 14))
+    inside = result[(result > 0.5) & (result < 1)]
+    assert not torch.equal(inside.half().float(), inside)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["paper", "compact"])
+def test_half_precision_leaves_the_full_rectifier_alone(architecture: str) -> None:
+    full, half = _full_and_half(architecture, 1)
+    before = {name: value.clone() for name, value in full.state_dict().items()}
+    for value in half.parameters():
+        value.zero_()
+    for name, value in full.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name])
