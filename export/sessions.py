@@ -27,7 +27,7 @@ def require_device(device: Device) -> None:
     )
     imports = [onnx.helper.make_opsetid("", 18)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
-    load_graph(model.SerializeToString(), device, Path("a graph of one node"))
+    load_graph(model.SerializeToString(), device, "a graph of one node")
 
 
 def runner(
