@@ -4,7 +4,6 @@ from pathlib import Path
 
 from prn_guard.contract import Manifest, Parity
 
-
 Rows = list[tuple[str, str]]
 
 
