@@ -83,9 +83,25 @@ def test_a_batch_axis_that_was_fixed_or_nameless_is_free(
 def test_an_answer_of_open_width_is_declared(
     in_front_of: Wrap, tmp_path: Path, pixels: NDArray[np.uint8]
 ) -> None:
-    model = twin_model()
+    """It ends as `x.view(x.size(0), -1)` is written, of which no width can be inferred."""
+    model, make = twin_model(answer="z"), onnx.helper.make_node
+    for name, value in {"plane": [0, -1, 1, 1], "first": [0], "rest": [-1]}.items():
+        tensor = onnx.numpy_helper.from_array(np.array(value, dtype=np.int64), name)
+        model.graph.initializer.append(tensor)
+    model.graph.node.extend(
+        [
+            make("Reshape", ["z", "plane"], ["planes"]),
+            make("Shape", ["planes"], ["sizes"]),
+            make("Gather", ["sizes", "first"], ["size"]),
+            make("Concat", ["size", "rest"], ["form"], axis=0),
+            make("Reshape", ["planes", "form"], ["y"]),
+        ]
+    )
+    model.graph.output[0].name = "y"
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
-    exported = export_file(in_front_of, tmp_path / "out", model, client_input="same")
+    exported = export_file(
+        in_front_of, tmp_path / "out", model, client_input="same", allow_cpu_nodes=True
+    )
     assert_serves_as_the_modules(exported, pixels)
 
 
