@@ -7,22 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from export import pipeline
 from export.classifier_graph import ClassifierGraph, from_torch
+from export.deliveries import as_integers
 from export.guard_front import GuardFront
 from export.pipeline import ExportOptions, export_guard, guarded_graph
 from export.splice import GuardedGraph
 from prn_guard.contract import Manifest
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.commands import Run, runner
-from tests.training.small import NAMES, SHAPE
+from tests.training.small import NAMES, SHAPE, everything
 from tests.training.tiny_guard import Workplace
 from training.datasets import Pictures, load_pictures
-from training.guard.folder import load_guard
+from training.evaluation.outcomes import as_delivered
+from training.guard.folder import load_bank, load_guard
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -116,6 +120,14 @@ def guarded(guard_folder: Path) -> GuardedClassifier:
 @pytest.fixture(scope="session")
 def test_set(work: Workplace) -> Pictures:
     return load_pictures(str(work.images), split="test", size=SHAPE, class_count=len(NAMES))
+
+
+@pytest.fixture(scope="session")
+def pixels(test_set: Pictures, guard_folder: Path) -> NDArray[np.uint8]:
+    """Every test picture clean and perturbed, `(180, 12, 12, 1)`."""
+    images = everything(test_set)
+    perturbed = as_delivered(images, load_bank(guard_folder).unseen[0])
+    return np.concatenate([as_integers(images), as_integers(perturbed)])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`export guard` as a whole: forms of torch targets, the bare graph, signatures, refusals."""
+"""`export guard` as a whole: forms of torch targets, the bare graph, signatures."""
 
 import hashlib
 import shutil
@@ -14,16 +14,14 @@ import torch
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from export.classifier_graph import from_torch
 from export.deliveries import as_images, as_integers
 from export.pipeline import ClientInput, ExportOptions, export_guard, guarded_graph
-from export.splice import GuardedGraph
 from prn_guard import Guard
 from prn_guard.contract import InputSpec
-from prn_guard.errors import ArtifactError, DeviceError, TargetError
+from prn_guard.errors import ArtifactError
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
@@ -239,165 +237,3 @@ def test_a_key_of_no_use_is_refused_before_the_work(
     assert_refused(run(*command, public), "no PEM file of a private key")
     assert_refused(run(*command, tmp_path / "none.pem"), "The key cannot be used")
     assert not (tmp_path / "out").exists()
-
-
-# Placement
-
-
-@pytest.mark.usefixtures("same_front")
-def test_a_node_without_a_kernel_is_refused_or_listed(
-    run: Run, in_front_of: Wrap, tmp_path: Path
-) -> None:
-    folder = in_front_of(twin_model(opset=23, pooled=True))
-    out = tmp_path / "out"
-    command = ("guard", folder, "--out", out, "--limit", 20)
-    assert_refused(
-        run(*command),
-        "1 of ",
-        "pool (MaxPool, CUDA kernels up to version 12",
-        "docs/check-refuses.md",
-        "--allow-cpu-nodes",
-    )
-    assert not out.exists()
-    assert run(*command, "--allow-cpu-nodes").code == 0
-    placement = Guard(out).manifest.placement
-    assert (placement.on_cpu, placement.basis) == (("pool",), "kernel table")
-    assert run(*command, "--out", tmp_path / "o").code == 2
-    older = in_front_of(twin_model(opset=20, pooled=True))
-    assert export_guard(older, tmp_path / "older", QUICK).placement.on_cpu == ()
-
-
-def test_a_missing_gpu_is_noticed_before_the_work(
-    run: Run, guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr("export.pipeline.load_guard", _no_work)
-    ended = run("guard", guard_folder, "--out", tmp_path / "out", "--device", "cuda")
-    assert_refused(ended, "built without CUDA", "pass device cpu")
-    with pytest.raises(DeviceError):
-        export_guard(guard_folder, tmp_path / "out", ExportOptions(device="cuda"))
-    assert not (tmp_path / "out").exists()
-
-
-# What the runtime would refuse
-
-
-def _repeating(operator: str) -> onnx.ModelProto:
-    """A classifier whose answer goes through a subgraph that repeats."""
-    value, number = helper.make_tensor_value_info, TensorProto.FLOAT
-    make = helper.make_node
-    through = make("Identity", ["in"], ["out"])
-    model = twin_model()
-    if operator == "Loop":
-        inputs = [value("i", TensorProto.INT64, []), value("on", TensorProto.BOOL, [])]
-        body = helper.make_graph(
-            [make("Identity", ["on"], ["still"]), through],
-            "body",
-            [*inputs, value("in", number, None)],
-            [value("still", TensorProto.BOOL, []), value("out", number, None)],
-        )
-        times = helper.make_tensor("times", TensorProto.INT64, [], [1])
-        model.graph.initializer.append(times)
-        node = make("Loop", ["times", "", "y"], ["again"], body=body)
-    else:
-        body = helper.make_graph(
-            [through], "body", [value("in", number, None)], [value("out", number, None)]
-        )
-        node = make("Scan", ["y"], ["again"], body=body, num_scan_inputs=1)
-    model.graph.node.append(node)
-    model.graph.output[0].name = "again"
-    return model
-
-
-def _foreign() -> onnx.ModelProto:
-    model = twin_model()
-    node = helper.make_node("Gelu", ["y"], ["again"], domain="com.microsoft")
-    model.graph.node.append(node)
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    model.graph.output[0].name = "again"
-    return model
-
-
-def _functional() -> onnx.ModelProto:
-    model = twin_model()
-    body = [helper.make_node("Identity", ["in"], ["out"])]
-    imports = [helper.make_opsetid("", 18)]
-    model.functions.append(helper.make_function("own", "Through", ["in"], ["out"], body, imports))
-    model.opset_import.append(helper.make_opsetid("own", 1))
-    model.graph.node.append(helper.make_node("Through", ["y"], ["again"], domain="own"))
-    model.graph.output[0].name = "again"
-    return model
-
-
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        (_repeating("Loop"), "uses Loop"),
-        (_repeating("Scan"), "uses Scan"),
-        (_foreign(), "com.microsoft::Gelu"),
-        (_functional(), "own::Through"),
-    ],
-)
-def test_files_that_the_runtime_would_refuse(
-    run: Run, in_front_of: Wrap, tmp_path: Path, model: onnx.ModelProto, named: str
-) -> None:
-    """Already when they are read, so that no guard is fitted to them either."""
-    from training.targets.onnx_files import parse_onnx
-
-    content = model.SerializeToString()
-    assert _run(model, np.zeros((2, 1, 12, 12), np.float32))["again"].shape == (2, 3)
-    with pytest.raises(TargetError, match=named):
-        parse_onnx(content, name="net.onnx")
-    ended = run("guard", in_front_of(model), "--out", tmp_path / "out")
-    assert_refused(ended, named, "target.onnx")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("quick_export")
-@pytest.mark.parametrize(("model", "named"), [(_repeating("Loop"), "Loop"), (_foreign(), "com.mi")])
-def test_graphs_that_the_runtime_would_refuse(
-    artifact: Artifact,
-    guard_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    model: onnx.ModelProto,
-    named: str,
-) -> None:
-    """Of torch modules, too, before placement, calibration and comparison."""
-    graph = GuardedGraph(
-        model=model, tensor=artifact.graph.tensor, names=artifact.graph.names, digest="0" * 64
-    )
-    monkeypatch.setattr("export.pipeline.guarded_graph", lambda *_: graph)
-    monkeypatch.setattr("export.pipeline.table_placement", _no_work)
-    with pytest.raises(TargetError, match=f"exports to {named}.*Nothing was exported"):
-        export_guard(guard_folder, tmp_path / "out", QUICK)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("quick_export")
-def test_what_the_runtime_refuses_is_not_put_in_place(
-    artifact: Artifact, guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Class names that are one too many, which only the runtime compares with the graph."""
-    out = tmp_path / "out"
-    shutil.copytree(artifact.folder, out)
-
-    def with_one_more(folder: Path) -> Any:
-        guarded, record = load_guard(folder)
-        names = (*record.class_names, "another")
-        return guarded, record.model_copy(update={"class_names": names})
-
-    monkeypatch.setattr("export.pipeline.load_guard", with_one_more)
-    monkeypatch.setattr("export.pipeline.recorded_pictures", _recorded_by(guard_folder))
-    with pytest.raises(ArtifactError, match=r"output 'logits' is .* expected"):
-        export_guard(guard_folder, out, QUICK)
-    monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert Guard(out).manifest == artifact.manifest
-
-
-def _recorded_by(folder: Path) -> Callable[..., Pictures]:
-    from training.guard.pictures import recorded_pictures
-
-    record = load_guard(folder)[1]
-    return lambda _, *rest, **options: recorded_pictures(record, *rest, **options)
