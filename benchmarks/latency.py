@@ -28,6 +28,7 @@ from export.pipeline import ExportOptions, guarded_graph
 from export.placement import session_placement, table_placement
 from prn_guard import console
 from prn_guard.bench import Run, measure
+from prn_guard.bench_sessions import ALONE
 from prn_guard.contract import InputTensor
 from prn_guard.files import write_json
 from prn_guard.nn.detector import Detector, pool_for
@@ -132,7 +133,7 @@ def _guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier
 def _run(
     model: onnx.ModelProto, images: NDArray[Any], outputs: tuple[str, ...], device: Device
 ) -> Run:
-    session = load_graph(model.SerializeToString(), device, Path(model.graph.name))
+    session = load_graph(model.SerializeToString(), device, model.graph.name, entries=ALONE)
     name = session.get_inputs()[0].name
     return lambda size: session.run(list(outputs), {name: images[:size]})
 

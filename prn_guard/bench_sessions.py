@@ -38,7 +38,7 @@ _SCALED: Final[dict[str, type[np.generic]]] = {
 _PIXELS: Final = "tensor(uint8)"
 # Else the threads of the graph that has just run spin on, and take the cores from the other's: on
 # a busy machine of 2 cores a guarded batch of 32 took 48 ms rather than 29.
-_ALONE: Final = {"session.force_spinning_stop": "1"}
+ALONE: Final = {"session.force_spinning_stop": "1"}
 _LAYOUTS: Final[tuple[Literal["nchw", "nhwc"], ...]] = ("nchw", "nhwc")
 
 
@@ -69,11 +69,11 @@ def open_both(
         InvalidArgumentError: the key cannot be used.
     """
     manifest, guarded = open_session(
-        folder, device, public_key=public_key, threads=threads, entries=_ALONE
+        folder, device, public_key=public_key, threads=threads, entries=ALONE
     )
     place = bare or folder / BARE_FILE
     content = _bare_bytes(folder, manifest, bare)
-    session = load_graph(content, device, place, threads=threads, entries=_ALONE)
+    session = load_graph(content, device, place, threads=threads, entries=ALONE)
     return Compared(manifest, folder / GRAPH_FILE, guarded, session)
 
 
