@@ -1,6 +1,6 @@
 """Run the demonstration from nothing under several seeds, and publish its figures.
 
-    .venv/bin/python benchmarks/demo.py --seeds 3
+    .venv/bin/python -m benchmarks.demo --seeds 3
 
 For each seed runs `training/demo/run.sh` in an empty folder and measures wall-clock seconds and the
 peak memory of its largest process. Writes `benchmarks/results/demo.json`, and renders the table of
@@ -19,15 +19,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from benchmarks.publishing import publish
 from prn_guard import console
-from prn_guard.files import read_json, write_bytes, write_json
+from prn_guard.files import read_json, write_json
 from training.evaluation.tables import rows_of
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "demo.json"
 README: Final = ROOT / "README.md"
-BEGIN: Final = "<!-- demo figures: written by benchmarks/demo.py -->\n"
-END: Final = "<!-- end of demo figures -->\n"
 
 
 def main(
@@ -41,7 +40,7 @@ def main(
             runs.append(collect(Path(folder), seconds=seconds))
     # Over all runs: the system keeps one maximum for all children.
     write_json(RESULT, {"commit": _commit(), "peak_mebibytes": _peak_of_children(), "runs": runs})
-    publish()
+    publish(README, "demo", render(read_json(RESULT)))
     console.say(f"Written: {RESULT.relative_to(ROOT)}, and the figures of {README.name}.")
 
 
@@ -76,15 +75,6 @@ def render(result: Mapping[str, Any]) -> str:
         values = sorted((row[1] for row in rows), key=float)
         lines.append(f"| {text} | {value} | {interval} | {count} | {values[0]} to {values[-1]} |")
     return "\n".join([*lines, "", _legend(result)]) + "\n"
-
-
-def publish() -> None:
-    """Write the README's block of figures from the result file."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    figures = render(read_json(RESULT))
-    write_bytes(README, f"{before}{BEGIN}{figures}{END}{after}".encode())
 
 
 def _legend(result: Mapping[str, Any]) -> str:

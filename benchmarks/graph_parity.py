@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet20
+from benchmarks.publishing import publish
 from export.calibration import graph_scores
 from export.classifier_graph import ClassifierGraph, Precision, from_onnx, from_torch
 from export.deliveries import as_integers
@@ -55,6 +56,7 @@ from training.targets import InputOptions, load_target
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "graph_parity.json"
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
 SEED: Final = 0
 FALSE_POSITIVE_RATE: Final = 0.01
 PASSED_THROUGH: Final = 64
@@ -270,6 +272,30 @@ def _write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
     versions = {name: version(name) for name in ("torch", "onnx", "onnx2pytorch")}
     versions["onnxruntime"] = version("onnxruntime-gpu")
     write_json(RESULT, {"hardware": hardware(), "versions": versions, "rows": rows})
+    publish(PAGE, "graph_parity", render(read_json(RESULT)))
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The table of docs/benchmarks.md, in Markdown."""
+    lines = [
+        "| classifier | precision | pictures | decided differently | in the band | wrong outside "
+        + "| driven to the threshold, in the band | largest difference | bits as bare |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, rows in result["rows"].items():
+        for row in rows:
+            wrong = row["label_mismatches"] + row["flag_mismatches"]
+            passed = row.get("passed_through_bit_equal", {}).values()
+            equal = row["unflagged_bit_equal"] and all(passed)
+            lines.append(
+                f"| {name} | {row['precision']} | {row['pictures']} | {row['differing']} "
+                f"| {row['share_inside']:.3%} | {wrong} "
+                f"| {row['driven']}, {row['driven_inside_margin']} "
+                f"| {row['max_logit_difference']:.1e} / {row['max_score_difference']:.1e} "
+                f"| {'yes' if equal else 'NO'} |"
+            )
+    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    return "\n".join([*lines, "", f"{result['hardware']}; {versions}."]) + "\n"
 
 
 def _print(rows: Mapping[str, list[dict[str, Any]]]) -> None:

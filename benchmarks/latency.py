@@ -5,8 +5,8 @@
 
 The compact rectifier has random weights here, which cost what fitted ones cost. Both graphs take
 what they take in service: 8-bit pixels the guarded one, float32 on its own scale the bare one.
-Writes `benchmarks/results/latency.json` (`latency_cuda.json` on a GPU, where the session is also
-asked which nodes it put on the CPU).
+Writes `benchmarks/results/latency.json`, and its table into docs/benchmarks.md (on a GPU
+`latency_cuda.json`, where the session is also asked which nodes it put on the CPU).
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet50
+from benchmarks.publishing import publish
 from export.classifier_graph import Precision, from_onnx, from_torch
 from export.pipeline import ExportOptions, guarded_graph
 from export.placement import session_placement, table_placement
@@ -30,7 +31,7 @@ from prn_guard import console
 from prn_guard.bench import Run, measure
 from prn_guard.bench_sessions import ALONE
 from prn_guard.contract import InputTensor
-from prn_guard.files import write_json
+from prn_guard.files import read_json, write_json
 from prn_guard.nn.detector import Detector, pool_for
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
@@ -44,6 +45,7 @@ from training.targets.onnx_files import OnnxClassifier
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
 BATCH_SIZES: Final = (1, 32)
 AIMS: Final = {"MobileNetV2 (ONNX)": 1.5, "EfficientNet-Lite0": 1.4, "ResNet-50": 1.15}
 LEAST_SECONDS: Final = 20.0
@@ -77,7 +79,31 @@ def main(
     versions["onnxruntime"] = version("onnxruntime-gpu")
     path = RESULTS / ("latency.json" if device == "cpu" else "latency_cuda.json")
     write_json(path, {"hardware": hardware(), "device": device, "versions": versions, "rows": rows})
+    if device == "cpu":
+        publish(PAGE, "latency", render(read_json(path)))
     _print(rows)
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The table of docs/benchmarks.md, in Markdown."""
+    lines = [
+        "| classifier | rectifier | batch | bare, ms | guarded, ms | ratio (5-95 %) | aim | n |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        ratio = row["ratio"]
+        spread = f"{ratio['median']:.2f} ({ratio['p5']:.2f}-{ratio['p95']:.2f})"
+        lines.append(
+            f"| {row['classifier']} | {row['rectifier']} | {row['batch_size']} "
+            f"| {row['bare']['median_ms']:.2f} | {row['guarded']['median_ms']:.2f} | {spread} "
+            f"| {row['aim']} | {row['rounds']} |"
+        )
+    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    note = (
+        f"Medians over n pairs on {result['hardware']}; {versions}. Width 48 with 5 blocks is the "
+        "default at this size. How well the smaller rectifier would rectify has not been measured."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def _rows(

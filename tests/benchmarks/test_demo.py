@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from benchmarks import demo
+from benchmarks.publishing import block
 from prn_guard.files import read_json
 
 pytestmark = pytest.mark.skipif(
@@ -13,9 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_the_readme_shows_the_result_file() -> None:
-    text = demo.README.read_text(encoding="utf-8")
-    shown = text.partition(demo.BEGIN)[2].partition(demo.END)[0]
-    assert shown == demo.render(read_json(demo.RESULT))
+    assert block(demo.README, "demo") == demo.render(read_json(demo.RESULT))
 
 
 def test_the_spread_is_over_seeds_and_the_value_of_the_first() -> None:

@@ -1,0 +1,40 @@
+"""Blocks of pages that are written from result files."""
+
+from pathlib import Path
+
+from prn_guard.errors import DataError
+from prn_guard.files import write_bytes
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines between which the figures of `benchmarks/<name>.py` stand in a page."""
+    return (
+        f"<!-- {name} figures: written by benchmarks/{name}.py -->\n",
+        f"<!-- end of {name} figures -->\n",
+    )
+
+
+def block(page: Path, name: str) -> str:
+    """What stands between the marks of `name` in `page`.
+
+    Raises:
+        DataError: the page has no such marks.
+    """
+    begin, end = marks(name)
+    _, found_begin, rest = page.read_text(encoding="utf-8").partition(begin)
+    shown, found_end, _ = rest.partition(end)
+    if not (found_begin and found_end):
+        raise DataError(f"{page} has no lines {begin.strip()} and {end.strip()}. Put them in.")
+    return shown
+
+
+def publish(page: Path, name: str, text: str) -> None:
+    """Write `text` between the marks of `name` in `page`.
+
+    Raises:
+        DataError: the page has no such marks.
+    """
+    begin, end = marks(name)
+    old = f"{begin}{block(page, name)}{end}"
+    whole = page.read_text(encoding="utf-8")
+    write_bytes(page, whole.replace(old, f"{begin}{text}{end}").encode())
