@@ -61,6 +61,17 @@ SEED: Final = 0
 FALSE_POSITIVE_RATE: Final = 0.01
 PASSED_THROUGH: Final = 64
 OUT_OF_REACH: Final = 1e30
+COLUMNS: Final = (
+    "classifier",
+    "precision",
+    "pictures",
+    "decided differently",
+    "in the band",
+    "wrong outside",
+    "driven to the threshold, in the band",
+    "largest difference, logits / score",
+    "bits as bare",
+)
 Parts = tuple[Pictures, Pictures, Pictures]
 
 
@@ -277,11 +288,7 @@ def _write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def render(result: Mapping[str, Any]) -> str:
     """The table of docs/benchmarks.md, in Markdown."""
-    lines = [
-        "| classifier | precision | pictures | decided differently | in the band | wrong outside "
-        + "| driven to the threshold, in the band | largest difference | bits as bare |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---:|---|"]
     for name, rows in result["rows"].items():
         for row in rows:
             wrong = row["label_mismatches"] + row["flag_mismatches"]
