@@ -150,6 +150,7 @@ def triton(
     triton_release: Annotated[
         str | None, typer.Option("--triton-release", help="Image tag for it, 24.07 or later.")
     ] = None,
+    public_key: console.KeyOption = None,
     json_file: console.JsonOption = None,
 ) -> None:
     """Write an artifact into a model repository for Triton, and a KServe InferenceService."""
@@ -174,6 +175,7 @@ def triton(
         settings,
         storage_uri=storage_uri,
         triton_release=triton_release or TRITON_RELEASE,
+        public_key=public_key,
     )
     console.print_table("Triton model repository", ("what", "value"), written.rows())
     console.write_result(json_file, written.record())

@@ -67,7 +67,10 @@ def judge(path: Path, device: str) -> tuple[Placement, tuple[Fallback, ...]]:
         raise ArtifactError(
             f"{path} cannot be read: {error}. Name an artifact folder or an .onnx file."
         ) from error
-    return table_placement(graph) if device == "table" else session_placement(graph)
+    try:
+        return table_placement(graph) if device == "table" else session_placement(graph)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def table_placement(graph: bytes) -> tuple[Placement, tuple[Fallback, ...]]:

@@ -77,6 +77,7 @@ def write_repository(
     *,
     storage_uri: str | None = None,
     triton_release: str = TRITON_RELEASE,
+    public_key: Path | None = None,
 ) -> Repository:
     """Put the artifact into the model repository `out`, as one version of one model.
 
@@ -86,6 +87,7 @@ def write_repository(
         settings: how to serve the model. Of all its versions: the last command's count.
         storage_uri: where the repository will lie; writes an InferenceService if given.
         triton_release: tag of Triton's container image in it.
+        public_key: whose signature the artifact must have; None asks for none.
 
     Raises:
         InvalidArgumentError: the version is there with another graph; the model was not written by
@@ -100,7 +102,7 @@ def write_repository(
         text = inference_service(settings, storage_uri, triton_release=triton_release)
         content = _service_head(settings.name) + text
         _refuse_foreign_service(service, settings.name)
-    manifest, graph = read_artifact(artifact)
+    manifest, graph = read_artifact(artifact, public_key=public_key)
     interface = read_interface(manifest, graph)
     sha256 = _stated_sha256(manifest)
     model = out / settings.name

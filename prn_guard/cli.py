@@ -26,14 +26,6 @@ app = console.new_app("prn-guard", "Look at an exported guard, and classify pict
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What `python -m export` wrote.")
 ]
-KeyOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--public-key",
-        metavar="FILE",
-        help="Refuse the folder unless its manifest is signed by this Ed25519 key (PEM).",
-    ),
-]
 
 
 def main() -> None:
@@ -63,7 +55,7 @@ def common(
 def inspect(
     folder: FolderArgument,
     json_file: console.JsonOption = None,
-    public_key: KeyOption = None,
+    public_key: console.KeyOption = None,
 ) -> None:
     """Verify and load an exported guard; print its manifest."""
     from prn_guard.description import describe
@@ -101,7 +93,7 @@ def predict(
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="What runs the graph; cuda never becomes cpu.")
     ] = "cpu",
-    public_key: KeyOption = None,
+    public_key: console.KeyOption = None,
 ) -> None:
     """Classify pictures and say which of them look perturbed."""
     from prn_guard.description import printable
@@ -154,7 +146,7 @@ def bench(
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw to .svg, .png or .pdf.")
     ] = None,
     json_file: console.JsonOption = None,
-    public_key: KeyOption = None,
+    public_key: console.KeyOption = None,
 ) -> None:
     """Time the guarded graph against the bare classifier, in turn, over batch sizes."""
     from prn_guard import bench_report

@@ -22,6 +22,14 @@ JsonOption = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write what is printed to FILE, as JSON."),
 ]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key",
+        metavar="FILE",
+        help="Refuse the folder unless its manifest is signed by this Ed25519 key (PEM).",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of every random choice; runs repeat under it.")
 ]

@@ -166,15 +166,15 @@ class Parity(_Record):
 
     pictures: Annotated[int, Field(gt=0)]
     """As they came and under perturbations."""
-    driven: Annotated[int, Field(ge=0)] = 0
+    driven: Annotated[int, Field(ge=0)]
     """Further pictures, blended with a perturbation until their score was at the threshold."""
     label_mismatches: Annotated[int, Field(ge=0)]
     flag_mismatches: Annotated[int, Field(ge=0)]
-    differing: Annotated[int, Field(ge=0)] = 0
+    differing: Annotated[int, Field(ge=0)]
     """Of `pictures`, those with another label or flag at all, inside the margins or not."""
     inside_margin: Annotated[int, Field(ge=0)]
     """Of `pictures`, those so close to the threshold or to a tie that either decision is right."""
-    driven_inside_margin: Annotated[int, Field(ge=0)] = 0
+    driven_inside_margin: Annotated[int, Field(ge=0)]
     score_margin: Positive
     logit_margin: Positive
     max_logit_difference: Annotated[float, Field(ge=0.0)]

@@ -58,8 +58,8 @@ def write_guard(folder, *, bare=None, wrapped=None):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     parity = dict.fromkeys(
-        ("label_mismatches", "flag_mismatches", "inside_margin", "max_logit_difference",
-         "max_score_difference"), 0,
+        ("driven", "label_mismatches", "flag_mismatches", "differing", "inside_margin",
+         "driven_inside_margin", "max_logit_difference", "max_score_difference"), 0,
     )  # fmt: skip
     Manifest.model_validate(
         {

@@ -114,9 +114,12 @@ def write_small_artifact(
         ),
         parity=Parity(
             pictures=64,
+            driven=8,
             label_mismatches=0,
             flag_mismatches=0,
+            differing=0,
             inside_margin=0,
+            driven_inside_margin=2,
             score_margin=1e-3,
             logit_margin=1e-3,
             max_logit_difference=0.0,

@@ -53,7 +53,9 @@ def test_what_is_no_graph_is_refused(run: Run, tmp_path: Path) -> None:
     assert_refused(run("check", tmp_path / "none.onnx"), "none.onnx cannot be read", "Name an")
     assert_refused(run("check", tmp_path), "manifest.json is missing")
     (tmp_path / "text.onnx").write_text("not a model")
-    assert_refused(run("check", tmp_path / "text.onnx"), "no ONNX model", "Name an .onnx file")
+    assert_refused(
+        run("check", tmp_path / "text.onnx"), "text.onnx", "no ONNX model", "Name an .onnx file"
+    )
     path = pooling(tmp_path, 20)
     assert_refused(run("check", path, "--device", "tpu"), "'tpu'", "'table' or 'cuda'")
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2 as schema
@@ -16,6 +17,7 @@ from export.triton import write_repository
 from export.triton_config import Settings
 from prn_guard.contract import UINT8_NHWC, Manifest, OutputNames
 from prn_guard.errors import ArtifactError, InvalidArgumentError, StorageError
+from prn_guard.signing import sign_manifest
 from tests.export.small_artifact import (
     CLASSES,
     DROP_IN,
@@ -23,6 +25,7 @@ from tests.export.small_artifact import (
     small_graph,
     write_small_artifact,
 )
+from tests.prn_guard.tiny import write_keys
 
 ODD = OutputNames(logits='out"put:0', label="label\n", score="scöre", flagged="f\\")
 TYPES = {
@@ -53,6 +56,15 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_an_artifact_that_the_key_did_not_sign_is_not_written(artifact, out, tmp_path):
+    private, public = write_keys(tmp_path, Ed25519PrivateKey.generate())
+    with pytest.raises(ArtifactError, match=r"manifest\.sig"):
+        write_repository(artifact, out, Settings(), public_key=public)
+    assert not out.exists()
+    sign_manifest(artifact, private)
+    assert write_repository(artifact, out, Settings(), public_key=public).versions == (1,)
 
 
 def test_the_layout(artifact, out):

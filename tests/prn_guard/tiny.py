@@ -96,9 +96,12 @@ def tiny_manifest(spec: InputSpec, graph: bytes) -> dict[str, Any]:
         },
         "parity": {
             "pictures": 64,
+            "driven": 8,
             "label_mismatches": 0,
             "flag_mismatches": 0,
+            "differing": 0,
             "inside_margin": 1,
+            "driven_inside_margin": 2,
             "score_margin": 1e-3,
             "logit_margin": 1e-3,
             "max_logit_difference": 1e-5,

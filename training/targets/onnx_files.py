@@ -110,8 +110,8 @@ def parse_onnx(
     model = _parse(content, name)
     # Before the checker, which looks for the files that tensors point to.
     _refuse_external(model, name)
-    _check(model, name)
     opset = _opset_of(model, name)
+    _check(model, name)
     pictures = _only_input(model, name)
     layout, size = _picture_form(pictures, name, shape)
     was_fixed = graphs.dims_of(pictures)[0] is not None
