@@ -43,7 +43,7 @@ MARGINS: Final[dict[Precision, Margins]] = {
     # 1.1e-5): two float32 convolution libraries differ by about 1e-6 in what is removed, and the
     # logarithm with its floor of 1e-3 and the SVM's weights stretch that.
     "fp32": Margins(score=1e-3, logit=1e-3),
-    # About twice the largest measured on five classifiers (0.044 and 0.071): the graph in float16
+    # About twice the largest measured (benchmarks/results/graph_parity.json); the float16 graph
     # is compared with the float32 modules, whose pictures it decides a little differently.
     "fp16": Margins(score=0.1, logit=0.15),
 }
