@@ -86,9 +86,9 @@ def from_onnx(classifier: "OnnxClassifier", *, precision: Precision) -> Classifi
     """
     model = _half_model(classifier.model) if precision == "fp16" else classifier.model
     model = copy.deepcopy(model)
+    if precision == "fp32":
+        model.graph.value_info.extend(_stated_shapes(classifier))
     forget_sources(model)
-    # Intermediate shapes may state the batch size that the file was exported with.
-    del model.graph.value_info[:]
     del model.training_info[:]
     for entry in model.opset_import:
         # The standard domain by its long name; nodes name no domain.
@@ -106,6 +106,18 @@ def from_onnx(classifier: "OnnxClassifier", *, precision: Precision) -> Classifi
         file_sha256=hashlib.sha256(classifier.content).hexdigest(),
         before_softmax=None if softmax is None else softmax.input[0],
     )
+
+
+def _stated_shapes(classifier: "OnnxClassifier") -> list[onnx.ValueInfoProto]:
+    """What the file states of its inner tensors, unless that holds for its own batch size only.
+
+    onnxruntime fuses operators by these shapes: without them a vision transformer's logits differed
+    by 1.7e-6 from those of its file.
+    """
+    file = onnx.load_model_from_string(classifier.content).graph
+    picture = next(value for value in file.input if value.name == classifier.input_name)
+    batch = picture.type.tensor_type.shape.dim[0]
+    return [] if batch.HasField("dim_value") else list(file.value_info)
 
 
 def _close_weights(graph: onnx.GraphProto) -> None:

@@ -217,3 +217,19 @@ def test_weights_of_the_half_module_are_half(exported: dict[Any, ClassifierGraph
         for precision in ("fp32", "fp16")
     ]
     assert kinds == [{TensorProto.FLOAT}, {TensorProto.FLOAT16}]
+
+
+@pytest.mark.parametrize(("batch", "kept"), [("N", True), (1, False)])
+def test_stated_shapes_stay_unless_they_hold_for_one_batch_size(
+    batch: str | int, *, kept: bool
+) -> None:
+    """onnxruntime fuses by them: without them the answers' last bits may be others."""
+    model = twin_model(**({} if batch == "N" else {"batch": batch}))
+    inner = model.graph.node[0].output[0]
+    stated = helper.make_tensor_value_info(inner, TensorProto.FLOAT, [batch, None, None, None])
+    stated.doc_string = "noted by the exporter"
+    model.graph.value_info.append(stated)
+    graph = from_onnx(_read(model), precision="fp32").model.graph
+    expected = [inner] if kept else []
+    assert [value.name for value in graph.value_info] == expected
+    assert not any(value.doc_string for value in graph.value_info)
