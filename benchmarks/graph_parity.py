@@ -7,12 +7,11 @@ demonstration's whole guard), put in front of it in float32 and in float16, and 
 torch modules on real pictures: as they came, perturbed, and driven to the threshold. Then the
 threshold is put out of reach, and the outputs are compared bit for bit with the classifier's own
 file. How well these guards defend is not measured here. Writes
-`benchmarks/results/graph_parity.json`; a classifier that stands there already, at the same commit's
-settings, is measured again only with --again.
+`benchmarks/results/graph_parity.json`; a classifier that stands there already, under the same
+margins, is measured again only with --again.
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,44 +20,37 @@ from typing import Annotated, Any, Final
 import numpy as np
 import torch
 import typer
-from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet20
+from benchmarks.classifiers import efficientnet_lite0, resnet20
 from benchmarks.publishing import publish
+from benchmarks.subjects import (
+    FALSE_POSITIVE_RATE,
+    Subject,
+    from_guard,
+    imagenet,
+    imagenet_onnx,
+)
+from benchmarks.subjects import cifar10 as cifar10_subject
 from export.calibration import graph_scores
-from export.classifier_graph import ClassifierGraph, Precision, from_onnx, from_torch
+from export.classifier_graph import ClassifierGraph, Precision
 from export.deliveries import as_integers
-from export.parity import MARGINS, compare
+from export.parity import MARGINS, Margins, compare
 from export.pipeline import ClientInput, ExportOptions, guarded_graph
 from export.placement import table_placement
 from export.sessions import runner
 from export.splice import GuardedGraph, set_threshold
 from prn_guard import console
 from prn_guard.contract import InputTensor
-from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.guarded import GuardedClassifier
-from prn_guard.nn.rectifier import build_rectifier, default_spec
-from prn_guard.nn.target import Target
 from prn_guard.preparation import to_tensor
-from training.datasets import Pictures, Subset, held_in_memory, load_pictures
+from training.datasets import Pictures
 from training.evaluation.evaluate import hardware
-from training.guard.fit_detector import conformal_threshold, fit_detector
-from training.guard.fit_rectifier import Recipe, fit_rectifier
-from training.guard.folder import load_bank, load_guard
-from training.guard.pictures import recorded_pictures
-from training.guard.splits import split_pictures
-from training.perturbations.loading import load_perturbations
-from training.progress import tracked
-from training.randomness import generator_for
-from training.targets import InputOptions, load_target
+from training.guard.fit_detector import conformal_threshold
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "graph_parity.json"
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
-SEED: Final = 0
-FALSE_POSITIVE_RATE: Final = 0.01
 PASSED_THROUGH: Final = 64
 OUT_OF_REACH: Final = 1e30
 COLUMNS: Final = (
@@ -72,18 +64,6 @@ COLUMNS: Final = (
     "largest difference, logits / score",
     "bits as bare",
 )
-Parts = tuple[Pictures, Pictures, Pictures]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A guarded classifier and what it is compared on."""
-
-    guarded: GuardedClassifier
-    graph: Callable[[Precision], ClassifierGraph]
-    calibration: Pictures
-    test: Pictures
-    perturbations: Tensor
 
 
 def main(
@@ -94,21 +74,28 @@ def main(
 ) -> None:
     """Measure all classifiers and write the result file after each."""
     subjects: dict[str, Callable[[], Subject]] = {
-        "LeNet": lambda: _from_guard(lenet),
-        "ResNet-20": lambda: _cifar10(resnet20(), cifar10),
-        "SqueezeNet (ONNX, opset 13)": lambda: _imagenet_onnx("squeezenet_imagenet.onnx"),
-        "MobileNetV2 (ONNX, opset 20)": lambda: _imagenet_onnx("mobilenet_v2_imagenet.onnx"),
-        "EfficientNet-Lite0": lambda: _imagenet(efficientnet_lite0()),
+        "LeNet": lambda: from_guard(lenet),
+        "ResNet-20": lambda: cifar10_subject(resnet20(), cifar10),
+        "SqueezeNet (ONNX, opset 13)": lambda: imagenet_onnx("squeezenet_imagenet.onnx"),
+        "MobileNetV2 (ONNX, opset 20)": lambda: imagenet_onnx("mobilenet_v2_imagenet.onnx"),
+        "EfficientNet-Lite0": lambda: imagenet(efficientnet_lite0()),
     }
     rows: dict[str, list[dict[str, Any]]] = {}
     if RESULT.exists() and not again:
         rows = read_json(RESULT)["rows"]
     for name in only or subjects:
-        if name not in rows:
+        if not _under_these_margins(rows.get(name, [])):
             console.say(f"== {name}")
             rows[name] = measure(subjects[name]())
             _write(rows)
     _print(rows)
+
+
+def _under_these_margins(rows: list[dict[str, Any]]) -> bool:
+    return bool(rows) and all(
+        Margins(row["score_margin"], row["logit_margin"]) == MARGINS[row["precision"]]
+        for row in rows
+    )
 
 
 def measure(subject: Subject) -> list[dict[str, Any]]:
@@ -175,108 +162,6 @@ def _graph(
 ) -> GuardedGraph:
     options = ExportOptions(client_input=kind, precision=precision)
     return guarded_graph(guarded, classifier, options)
-
-
-def _from_guard(folder: Path) -> Subject:
-    guarded, record = load_guard(folder)
-    training = recorded_pictures(record, record.images, "train", limit=record.limit)
-    calibration = split_pictures(training, seed=record.seed).calibration
-    return Subject(
-        guarded=guarded,
-        graph=lambda precision: from_torch(guarded.target, precision=precision),
-        calibration=calibration,
-        test=recorded_pictures(record, record.test_pictures, "test"),
-        perturbations=load_bank(folder).unseen,
-    )
-
-
-def _cifar10(target: Target, folder: Path) -> Subject:
-    training, test = (
-        load_pictures(str(folder), split=split, size=target.spec.shape, class_count=10)
-        for split in ("train", "test")
-    )
-    files = sorted((data_folder() / "perturbations").glob("cifar10-*.pth"))
-    perturbations = torch.cat([load_perturbations(path, target.spec.shape) for path in files])
-    parts = _parts(Subset(training, torch.arange(12_000)), 10_000, 1_000)
-    guarded = _briefly_trained(target, parts, perturbations, Recipe(
-        epochs=1, learning_rate=0.003, decay=0.5, batch_size=64,
-    ))  # fmt: skip
-    return Subject(
-        guarded=guarded,
-        graph=lambda precision: from_torch(target, precision=precision),
-        calibration=parts[2],
-        test=Subset(test, torch.arange(5_000)),
-        perturbations=perturbations,
-    )
-
-
-def _imagenet_onnx(name: str) -> Subject:
-    loaded = load_target(
-        str(data_folder() / "imagenet_models" / name),
-        input_options=InputOptions.parse(pixel_range=255),
-    )
-    if loaded.onnx is None:
-        raise ArtifactError(f"{name} was not read as an ONNX file.")
-    stored = loaded.onnx
-    subject = _imagenet(loaded.target)
-    return dataclasses.replace(
-        subject, graph=lambda precision: from_onnx(stored, precision=precision)
-    )
-
-
-def _imagenet(target: Target) -> Subject:
-    spec = target.spec
-    archive = data_folder() / "imagenet" / "train_1000_256px.tar"
-    pictures = load_pictures(str(archive), split="test", size=spec.shape, class_count=1000)
-    training = held_in_memory(pictures)
-    files = sorted((data_folder() / "perturbations").glob("imagenet-*.pth"))
-    made = torch.cat([load_perturbations(path, (3, 224, 224)) for path in files])
-    more = (0, spec.width - 224, 0, spec.height - 224)
-    perturbations = F.pad(made, more, mode="reflect")
-    parts = _parts(training, 600, 200)
-    guarded = _briefly_trained(target, parts, perturbations, Recipe(
-        epochs=1, learning_rate=0.003, decay=0.5, batch_size=16,
-    ))  # fmt: skip
-    return Subject(
-        guarded=guarded,
-        graph=lambda precision: from_torch(target, precision=precision),
-        calibration=parts[2],
-        # Nothing is judged by labels here, so the pictures of the training will do.
-        test=training,
-        perturbations=perturbations,
-    )
-
-
-def _parts(
-    pictures: Pictures, rectifier: int, detector: int
-) -> tuple[Pictures, Pictures, Pictures]:
-    """For rectifier, detector and calibration, in that order."""
-    cuts = (rectifier, detector, len(pictures) - rectifier - detector)
-    return tuple(Subset(pictures, part) for part in torch.arange(len(pictures)).split(cuts))
-
-
-def _briefly_trained(
-    target: Target,
-    parts: Parts,
-    perturbations: Tensor,
-    recipe: Recipe,
-) -> GuardedClassifier:
-    spec = target.spec
-    rectifier = build_rectifier(
-        default_spec(spec.channels, spec.height, spec.width),
-        generator=generator_for(SEED, "weights"),
-    )
-    with tracked("Training the rectifier") as track:
-        fit_rectifier(
-            rectifier, target, parts[0], perturbations, recipe=recipe, seed=SEED,
-            on_iteration=lambda done, total, loss: track(done, total, f"loss {loss:.3f}"),
-        )  # fmt: skip
-    detector, _ = fit_detector(
-        rectifier, parts[1], parts[2], perturbations,
-        seed=SEED, false_positive_rate=FALSE_POSITIVE_RATE,
-    )  # fmt: skip
-    guarded = GuardedClassifier(target, rectifier, detector)
-    return guarded.requires_grad_(requires_grad=False).eval()
 
 
 def _write(rows: Mapping[str, list[dict[str, Any]]]) -> None:
