@@ -113,7 +113,7 @@ def measure(subject: Subject) -> list[dict[str, Any]]:
             set_threshold(graph.model, threshold)
             guarded.detector.threshold.fill_(threshold)
         placement, _ = table_placement(graph.model.SerializeToString())
-        row = {
+        row: dict[str, Any] = {
             "precision": precision,
             "opset": classifier.opset,
             "nodes": placement.nodes,

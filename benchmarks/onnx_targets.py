@@ -34,7 +34,7 @@ from export.splice import set_threshold, splice
 from prn_guard import console
 from prn_guard.contract import UINT8_NHWC, InputSpec, InputTensor
 from prn_guard.errors import TargetError
-from prn_guard.files import write_json
+from prn_guard.files import read_json, write_json
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.rectifier import build_rectifier, default_spec
 from prn_guard.preparation import to_tensor
@@ -71,13 +71,14 @@ OUT_OF_REACH: Final = 1e30
 
 def main(
     network: Annotated[
-        list[str] | None, typer.Option(help="Only these networks; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Measure only these anew, and keep the others' rows; may be repeated."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The result file.")] = RESULT,
 ) -> None:
     """Export, read back, write down."""
     names = network or list(NETWORKS)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with (
         tracked("ONNX targets") as track,
         tempfile.TemporaryDirectory(prefix="prn-guard-onnx-") as folder,
@@ -87,6 +88,9 @@ def main(
             for opset in OPSETS:
                 rows.append(measure(name, module, opset, Path(folder)))
                 track(len(rows), len(names) * len(OPSETS), f"{name}, opset {opset}")
+    if out.exists():
+        rows += [row for row in read_json(out)["rows"] if row["network"] not in names]
+    rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), row["opset"]))
     versions = {package: version(package) for package in PACKAGES}
     versions["onnxruntime"] = version("onnxruntime-gpu")
     write_json(out, {"side": SIDE, "versions": versions, "rows": rows})
