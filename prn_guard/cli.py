@@ -96,7 +96,6 @@ def predict(
     public_key: console.KeyOption = None,
 ) -> None:
     """Classify pictures and say which of them look perturbed."""
-    from prn_guard.description import printable
     from prn_guard.guard import Guard
 
     guard = Guard(folder, device=device, public_key=public_key)
@@ -109,7 +108,7 @@ def predict(
         [
             (
                 os.path.relpath(result["file"], common),
-                f"{result['label']} {printable(result['class_name'])}",
+                f"{result['label']} {result['class_name']}",
                 f"{result['probability']:.4f}",
                 f"{result['score']:.4f}",
                 f"{threshold:.4f}",
