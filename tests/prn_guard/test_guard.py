@@ -74,8 +74,8 @@ def test_input_is_left_alone(folder, pictures):
     np.testing.assert_array_equal(pictures, before)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_batch_size_below_one_is_refused(folder, pictures, batch_size):
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "4", None])
+def test_unusable_batch_size_is_refused(folder, pictures, batch_size):
     with pytest.raises(InvalidArgumentError, match="at least 1"):
         Guard(folder).classify(pictures, batch_size=batch_size)
 
