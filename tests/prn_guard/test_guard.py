@@ -108,7 +108,7 @@ def test_answer_that_is_not_finite_is_refused(write_guard, pictures):
         )
 
 
-def test_threshold_that_differs_from_the_graph_is_refused(write_guard, pictures):
+def test_threshold_that_differs_from_the_graph_is_refused(write_guard):
     # Mid-grey, 128 / 255, which is tried on load, lies above both thresholds.
     guard = Guard(write_guard(manifest=lambda m: m["detection"].update(threshold=0.501)))
     between = np.full((1, 8, 8, 3), 127, np.uint8)
