@@ -6,10 +6,12 @@ was checked, where one is asked for.
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from prn_guard.contract import (
     GRAPH_FILE,
@@ -22,13 +24,15 @@ from prn_guard.contract import (
     Manifest,
 )
 from prn_guard.errors import ArtifactError
-from prn_guard.model_file import ModelFacts, read_model_facts
+from prn_guard.model_file import ModelFacts, Values, read_model_facts
 from prn_guard.plain_files import open_plain, read_bounded
 
 _IR_VERSIONS: Final = range(3, 15)
 """From the first with operator sets to that of ONNX 1.23."""
-_FLOATS: Final = {1: "<f4", 10: "<f2", 11: "<f8"}
-"""NumPy's names for `TensorProto.DataType`."""
+_FLOATS: Final = {1: "<f4", 11: "<f8", 14: "<f4", 15: "<f8"}
+"""NumPy's names for `TensorProto.DataType`; complex numbers are pairs."""
+_INFINITY_16: Final = {10: 0x7C00, 16: 0x7F80}
+"""Bits of infinity in float16 and bfloat16, which NumPy lacks; those above are no number."""
 _PIECE = 1 << 20
 
 
@@ -133,15 +137,45 @@ def _unfit_file(facts: ModelFacts, manifest: Manifest) -> str | None:
 
 
 def _not_a_number(facts: ModelFacts, graph: bytes) -> str | None:
+    # Infinity may be meant (a mask, an open limit); NaN never is.
     for values in facts.values:
-        kind = np.dtype(_FLOATS.get(values.data_type, "u1"))
-        count = (values.end - values.start) // kind.itemsize
-        if kind.kind == "f" and count:
-            array = np.frombuffer(graph, kind, count, values.start)
-            # Infinity may be meant (a mask, an open limit); NaN never is.
-            if np.isnan(array).any():
-                return f"holds {int(np.isnan(array).sum())} weights that are no number (NaN)"
-    return None
+        count = _count_nan(values, graph)
+        if count:
+            return f"holds {count} weights that are no number (NaN)"
+    count = int(np.isnan(np.frombuffer(facts.attribute_floats, "<f4")).sum())
+    return f"holds {count} attributes that are no number (NaN)" if count else None
+
+
+def _count_nan(values: Values, graph: bytes) -> int:
+    kind, infinity = _FLOATS.get(values.data_type), _INFINITY_16.get(values.data_type)
+    length = values.end - values.start
+    if infinity is not None:
+        if values.varints:
+            pieces = _low_bits(graph, values.start, values.end)
+        else:
+            pieces = iter([np.frombuffer(graph, "<u2", length // 2, values.start)])
+        return sum(int(((bits & 0x7FFF) > infinity).sum()) for bits in pieces)
+    if kind is None or values.varints:
+        return 0
+    count = length // np.dtype(kind).itemsize
+    return int(np.isnan(np.frombuffer(graph, kind, count, values.start)).sum())
+
+
+def _low_bits(graph: bytes, start: int, end: int) -> Iterator[npt.NDArray[np.uint16]]:
+    """The low 16 bits of varints, piece by piece, so that no file needs much more than its size."""
+    while start < end:
+        octets = np.frombuffer(graph, np.uint8, min(end - start, _PIECE), start)
+        last = np.flatnonzero(octets < 0x80)
+        if not last.size:  # none ends here: no reader takes that
+            return
+        first = np.concatenate(([0], last[:-1] + 1))
+        bits = np.zeros(len(first), np.uint16)
+        for place in range(3):  # of 7 bits each
+            held = np.where(first + place <= last, first + place, 0)
+            part = (octets[held] & 0x7F).astype(np.uint16) << np.uint16(7 * place)
+            bits |= np.where(first + place <= last, part, np.uint16(0))
+        yield bits
+        start += int(last[-1]) + 1
 
 
 def _inside(folder: Path, path: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from prn_guard.artifact import check_model
 from prn_guard.bench import Run
@@ -24,6 +25,7 @@ from prn_guard.contract import (
 )
 from prn_guard.errors import ArtifactError, InvalidArgumentError
 from prn_guard.execution import answer, run_bound
+from prn_guard.model_file import read_model_facts
 from prn_guard.plain_files import read_bounded
 from prn_guard.preparation import to_tensor
 from prn_guard.session import Device, load_graph, open_session
@@ -35,6 +37,8 @@ _SCALED: Final[dict[str, type[np.generic]]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
 }
+_PRECISIONS: Final = {1: "fp32", 10: "fp16"}
+"""By `TensorProto.DataType`; the first where there are no weights at all."""
 _PIXELS: Final = "tensor(uint8)"
 # Else the threads of the graph that has just run spin on, and take the cores from the other's: on
 # a busy machine of 2 cores a guarded batch of 32 took 48 ms rather than 29.
@@ -51,6 +55,10 @@ class Compared:
     """The guarded graph's file, for messages."""
     guarded: "InferenceSession"
     bare: "InferenceSession"
+    bare_precision: str
+    """"fp32" or "fp16", by the bulk of its weights."""
+    bare_verified: bool
+    """Whether the manifest states a digest of the bare file, which was then compared."""
 
 
 def open_both(
@@ -72,9 +80,16 @@ def open_both(
         folder, device, public_key=public_key, threads=threads, entries=ALONE
     )
     place = bare or folder / BARE_FILE
-    content = _bare_bytes(folder, manifest, bare)
+    content, verified = _bare_bytes(folder, manifest, bare)
     session = load_graph(content, device, place, threads=threads, entries=ALONE)
-    return Compared(manifest, folder / GRAPH_FILE, guarded, session)
+    return Compared(
+        manifest=manifest,
+        place=folder / GRAPH_FILE,
+        guarded=guarded,
+        bare=session,
+        bare_precision=_precision(content, place),
+        bare_verified=verified,
+    )
 
 
 def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[Run, Run]:
@@ -89,7 +104,9 @@ def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[R
     Raises:
         InvalidArgumentError: a batch size that the bare graph does not take, or pictures that do
             not fit into memory.
-        ArtifactError: the bare graph takes something else than one picture of the guard's size.
+        ArtifactError: the bare graph takes something else than one picture of the guard's size, or
+            no digest tells that it is the guard's and it answers another number of classes.
+        DeviceError: a bare graph that no digest vouches for cannot run the smallest batch.
     """
     manifest = both.manifest
     name, tensor, dtype = _bare_input(both.bare, manifest.input)
@@ -112,6 +129,9 @@ def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[R
             "--batch-sizes."
         ) from error
     outputs = [output.name for output in both.bare.get_outputs()]
+    if not both.bare_verified:
+        smallest = theirs[: min(batch_sizes)]
+        _check_classes(run_bound(both.bare, name, smallest, outputs), manifest, len(smallest))
     return (
         lambda size: answer(both.guarded, manifest, both.place, ours[:size]),
         lambda size: run_bound(both.bare, name, theirs[:size], outputs),
@@ -133,6 +153,8 @@ def facts(both: Compared, *, device: Device, threads: int) -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "precision": both.manifest.precision,
+        "bare_precision": both.bare_precision,
+        "bare_verified": both.bare_verified,
         "picture": "{} x {} x {}".format(*both.manifest.input.shape),
     }
 
@@ -168,7 +190,8 @@ def _gpu_name() -> str:
     return answer.stdout.strip().replace("\n", ", ") or "unknown"
 
 
-def _bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> bytes:
+def _bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> tuple[bytes, bool]:
+    """The bare classifier's file, and whether a digest of the manifest vouches for it."""
     listed = {entry.name: entry.sha256 for entry in manifest.files}
     expected = manifest.classifier.file_sha256 if named else listed.get(BARE_FILE)
     if named is None and expected is None:
@@ -186,7 +209,30 @@ def _bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> bytes:
         )
     if named is None:
         check_model(content, manifest, path)
-    return content
+    return content, expected is not None
+
+
+def _precision(content: bytes, place: Path) -> str:
+    try:
+        facts = read_model_facts(content)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{place} is no ONNX model: {error}. Name the file that was wrapped."
+        ) from error
+    octets = dict.fromkeys(_PRECISIONS, 0)
+    for values in facts.values:
+        if values.data_type in octets:
+            octets[values.data_type] += values.end - values.start
+    return _PRECISIONS[max(octets, key=lambda kind: octets[kind])]
+
+
+def _check_classes(answers: Sequence[npt.NDArray[Any]], manifest: Manifest, count: int) -> None:
+    classes = len(manifest.class_names)
+    if all(one.shape != (count, classes) for one in answers):
+        raise ArtifactError(
+            f"The bare classifier answers {count} pictures with {[one.shape for one in answers]}; "
+            f"expected logits {(count, classes)}, the guard's classes. Name the same classifier."
+        )
 
 
 def _bare_input(

@@ -96,7 +96,6 @@ def predict(
     public_key: console.KeyOption = None,
 ) -> None:
     """Classify pictures and say which of them look perturbed."""
-    from prn_guard.description import printable
     from prn_guard.guard import Guard
 
     guard = Guard(folder, device=device, public_key=public_key)
@@ -109,7 +108,7 @@ def predict(
         [
             (
                 os.path.relpath(result["file"], common),
-                f"{result['label']} {printable(result['class_name'])}",
+                f"{result['label']} {result['class_name']}",
                 f"{result['probability']:.4f}",
                 f"{result['score']:.4f}",
                 f"{threshold:.4f}",
@@ -189,10 +188,26 @@ def _report_bench(results: "list[Measured]", known: dict[str, Any]) -> None:
         "Latency and throughput",
         bench_report.COLUMNS,
         bench_report.rows(results),
-        note=f"{note}.{copies}",
+        note=f"{note}.{copies}{_bare_note(known)}",
     )
     for line in bench_report.bars(results):
         console.say(line)
+
+
+def _bare_note(known: dict[str, Any]) -> str:
+    """What a reader of the ratio must know of the file that it is measured against."""
+    note = ""
+    if known["bare_precision"] != known["precision"]:
+        note += (
+            f" The guard is {known['precision']}, the bare classifier {known['bare_precision']}: "
+            "the ratio holds that difference too."
+        )
+    if not known["bare_verified"]:
+        note += (
+            " The manifest has no digest of the bare classifier: only its number of classes was "
+            "compared."
+        )
+    return note
 
 
 def _parse_sizes(text: str) -> list[int]:

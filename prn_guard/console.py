@@ -51,7 +51,11 @@ def run(app: typer.Typer) -> None:
 
         console = Console(stderr=True)
         console.print(
-            f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True
+            f"Error: {_printable_lines(str(error))}",
+            style="bold red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         sys.exit(EXIT_BAD_INPUT)
     except SystemExit as error:
@@ -61,6 +65,18 @@ def run(app: typer.Typer) -> None:
                 "from what it had finished.\n"
             )
         raise
+
+
+def printable(text: str) -> str:
+    """`text` with control characters written out, so that no file can steer a terminal."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
+def _printable_lines(text: str) -> str:
+    """As `printable`, but onnxruntime's messages and some of our own have several lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def parse_epsilon(text: str, *, norm: str = "linf") -> float:
@@ -108,23 +124,25 @@ def print_table(
 
     # As `Text`: folder names may hold brackets, which rich would read as markup.
     table = Table(
-        title=Text(title),
+        title=Text(printable(title)),
         title_justify="left",
-        caption=Text(note) if note else None,
+        caption=Text(_printable_lines(note)) if note else None,
         caption_justify="left",
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+        table.add_column(
+            Text(printable(column)), justify="right" if index else "left", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table, markup=False)
 
 
 def say(text: str) -> None:
-    """Print one line for people."""
+    """Print a line for people, or several."""
     from rich.console import Console
 
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    Console().print(_printable_lines(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def write_result(path: Path | None, result: Mapping[str, Any]) -> None:

@@ -7,16 +7,8 @@ Rows = list[tuple[str, str]]
 
 
 def describe(manifest: Manifest) -> Rows:
-    """What and value, row by row; safe to print whatever the manifest holds."""
-    rows = [*_taken(manifest), *_graph(manifest), *_detection(manifest), *_origin(manifest)]
-    return [(what, printable(value)) for what, value in rows]
-
-
-def printable(text: str) -> str:
-    """`text` with control characters written out, so that no file can steer a terminal."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )
+    """What and value, row by row, as the manifest has it: `console` makes it safe to print."""
+    return [*_taken(manifest), *_graph(manifest), *_detection(manifest), *_origin(manifest)]
 
 
 def _taken(manifest: Manifest) -> Rows:

@@ -42,12 +42,17 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
         device: "cpu" or "cuda".
 
     Raises:
-        InvalidArgumentError: an empty list, a number below 1, or something else than integers.
+        InvalidArgumentError: no sequence, an empty one, a number below 1, or something else
+            than integers.
     """
     if buckets is None:
         powers = (1 << exponent for exponent in range(LARGEST_BUCKET.bit_length()))
         return tuple(powers) if device == "cuda" else ()
-    if not buckets or not all(type(size) is int and size >= 1 for size in buckets):
+    if (
+        not isinstance(buckets, Sequence)
+        or not buckets
+        or not all(type(size) is int and size >= 1 for size in buckets)
+    ):
         raise InvalidArgumentError(
             f"buckets is {buckets!r}; expected batch sizes of at least 1, as (1, 8, 64), or None "
             "for the device's own."
@@ -129,9 +134,11 @@ def run_bound(
         session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
     except runtime_errors() as error:
+        size = len(values)
+        advice = " Pass a smaller batch size." if size > 1 else ""
         raise DeviceError(
-            f"{session.get_providers()[0]} could not run a batch of {len(values)} pictures: "
-            f"{error}. Pass a smaller batch size."
+            f"{session.get_providers()[0]} could not run a batch of {size} pictures: "
+            f"{error}.{advice}"
         ) from error
 
 

@@ -31,8 +31,8 @@ class Guard:
             every new size costs a search for the fastest convolutions, and any size on the CPU.
 
     Raises:
-        InvalidArgumentError: `device` is neither "cpu" nor "cuda", a bucket is below 1, or the key
-            cannot be used.
+        InvalidArgumentError: `device` is neither "cpu" nor "cuda", `buckets` is no sequence of
+            integers of at least 1, or the key cannot be used.
         ArtifactError: a file is missing or changed, the signature is missing or wrong, or the graph
             does not keep the contract.
         DeviceError: "cuda" was asked for and cannot be had.
@@ -85,14 +85,17 @@ class Guard:
             One verdict of B rows, in the order of `images`.
 
         Raises:
-            InvalidArgumentError: `images` is not such a batch, or `batch_size` is below 1.
+            InvalidArgumentError: `images` is not such a batch, or `batch_size` is no integer of
+                at least 1.
             ArtifactError: the graph answers with a logit or score that is not finite, or with
                 labels or flags that do not follow from them.
             DeviceError: the device cannot run the batch, e.g. for want of memory.
         """
         batch = check_batch(images, self._manifest.input)
-        if batch_size < 1:
-            raise InvalidArgumentError(f"batch_size is {batch_size}; expected at least 1.")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise InvalidArgumentError(
+                f"batch_size is {batch_size!r}; expected a whole number of at least 1."
+            )
         step = min(batch_size, max(self._buckets, default=batch_size))
         return Verdict.concatenate(
             [self._classify_chunk(batch[at : at + step]) for at in range(0, len(batch), step)]

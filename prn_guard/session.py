@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -28,6 +30,7 @@ _CUDA_OPTIONS: Final = {
     "cudnn_conv_algo_search": "EXHAUSTIVE",
 }
 _LOG_FATAL_ONLY = 4
+_LIBRARIES: Final = threading.Lock()
 _INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 SAFE_ENTRIES: Final = {
     # A graph loaded from bytes would take external weights, unverified, from the working directory.
@@ -168,6 +171,15 @@ def _load_cuda_libraries() -> str:
     # Presence here proves nothing, absence does: the installed build has no CUDA at all.
     if _CUDA not in onnxruntime.get_available_providers():
         raise DeviceError(f"This onnxruntime was built without CUDA. {_NO_GPU}")
+    with _LIBRARIES:
+        return _preload()
+
+
+@cache
+def _preload() -> str:
+    """Once a process, under the lock: stdout is everybody's, and two could swap it for good."""
+    import onnxruntime
+
     complaints = io.StringIO()
     with contextlib.redirect_stdout(complaints):  # it prints what it cannot load
         onnxruntime.preload_dlls()

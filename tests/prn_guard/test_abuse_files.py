@@ -91,6 +91,10 @@ def test_further_files_are_compared_too(write_guard):
         (b'{"a": 1e999}', "no finite number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"),
+        (
+            b"{%s}" % b",".join(b'"%d": 0' % key for key in [*range(200_000), 199_999]),
+            "'199999' stands twice",
+        ),
         (b"[" * 40 + b"]" * 40, "nests deeper than 32"),
         (b"[" * 2_000_000 + b"]" * 2_000_000, "cannot be read as JSON"),
         (b'{"a":' * 1_000_000, "cannot be read as JSON"),

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
 from prn_guard import cli
+from prn_guard.contract import Manifest
 from prn_guard.signing import sign_manifest
 from tests.commands import assert_refused, runner
 from tests.prn_guard.tiny import write_keys
@@ -45,6 +46,42 @@ def test_another_classifier_than_the_wrapped_one_is_refused(run, tmp_path):
     other.write_bytes(bare_graph(batch=1))
     ended = run("bench", write_guard(tmp_path / "g"), "--bare", other)
     assert_refused(ended, "is not the classifier inside the guard")
+
+
+def from_torch(folder):
+    """Edit the manifest to one that has no digest of the classifier's file."""
+    manifest = Manifest.parse((folder / "manifest.json").read_bytes(), folder)
+    classifier = manifest.classifier.model_copy(update={"source": "torch", "file_sha256": None})
+    manifest.model_copy(update={"classifier": classifier}).write(folder)
+    return folder
+
+
+def test_a_file_without_a_digest_is_compared_by_its_classes(run, tmp_path):
+    folder, path = from_torch(write_guard(tmp_path / "g")), tmp_path / "bare.onnx"
+    axes = numpy_helper.from_array(np.array([1, 2, 3]), "axes")
+    nodes = [helper.make_node("ReduceSum", ["image", "axes"], ["same"], keepdims=0)]
+    path.write_bytes(picture_graph(nodes, 1, "nchw", weights=[axes]))
+    command = ["bench", folder, "--bare", path, "--seconds", 0, "--batch-sizes", "2,3"]
+    assert_refused(run(*command), "answers 2 pictures with [(2,)]; expected logits (2, 3)")
+    path.write_bytes(bare_graph())
+    ended = run(*command, "--json", tmp_path / "out.json")
+    assert ended.code == 0, ended
+    assert json.loads((tmp_path / "out.json").read_text())["facts"]["bare_verified"] is False
+    assert "only its number of classes was compared" in " ".join(ended.out.split())
+
+
+def test_a_difference_of_precision_is_said(run, tmp_path):
+    folder, path = write_guard(tmp_path / "g"), tmp_path / "bare.onnx"
+    path.write_bytes(bare_graph())
+    manifest = Manifest.parse((folder / "manifest.json").read_bytes(), folder)
+    command = ["bench", folder, "--bare", path, "--seconds", 0, "--batch-sizes", 1]
+    assert "the ratio holds that difference" not in " ".join(run(*command).out.split())
+    manifest.model_copy(update={"precision": "fp16"}).write(folder)
+    ended = run(*command, "--json", tmp_path / "out.json")
+    assert "The guard is fp16, the bare classifier fp32" in " ".join(ended.out.split())
+    facts = json.loads((tmp_path / "out.json").read_text())["facts"]
+    assert (facts["precision"], facts["bare_precision"]) == ("fp16", "fp32")
+    assert facts["bare_verified"] is True
 
 
 def test_a_fixed_batch_axis_allows_that_size_only(run, tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from prn_guard.bench_sessions import cpu_name, open_both, runs_of
 from prn_guard.errors import ArtifactError, InvalidArgumentError
@@ -37,7 +37,19 @@ def test_bare_pictures_in_every_form(tmp_path, layout, kind, dtype):
     np.testing.assert_array_equal(same, drawn if dtype == np.uint8 else scaled)
 
 
-def test_the_guarded_side_is_checked_as_a_users_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("dtype", "precision"), [(np.float16, "fp16"), (np.float32, "fp32")])
+def test_precision_of_the_bare_graph_is_that_of_its_weights(tmp_path, dtype, precision):
+    weights = [
+        numpy_helper.from_array(np.ones(100, dtype), "w"),
+        numpy_helper.from_array(np.ones(3, np.float32), "scale"),
+    ]
+    identity = [helper.make_node("Identity", ["image"], ["same"])]
+    bare = picture_graph(identity, TensorProto.FLOAT, "nchw", weights)
+    both = open_both(write_guard(tmp_path / "g", bare=bare), bare=None, device="cpu", threads=1)
+    assert (both.bare_precision, both.bare_verified) == (precision, True)
+
+
+def test_the_guarded_side_is_checked_as_a_users_is(tmp_path):
     folder = write_guard(tmp_path / "g", bare=bare_graph())
     both = open_both(folder, bare=None, device="cpu", threads=1)
     moved = both.manifest.detection.model_copy(update={"threshold": 1e30})
@@ -46,7 +58,7 @@ def test_the_guarded_side_is_checked_as_a_users_is(tmp_path, monkeypatch):
         runs_of(broken, [1], seed=0)[0](1)
 
 
-def test_pictures_beyond_memory_are_refused(tmp_path, monkeypatch):
+def test_pictures_beyond_memory_are_refused(tmp_path):
     both = open_both(
         write_guard(tmp_path / "g", bare=bare_graph()), bare=None, device="cpu", threads=1
     )

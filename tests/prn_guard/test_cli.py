@@ -45,6 +45,27 @@ def test_version_and_help(prn_guard):
     assert "predict" in out
 
 
+def test_names_in_a_graph_do_not_steer_the_terminal(prn_guard, write_guard):
+    def change(model):
+        model.graph.node[0].name = "\033]0;owned"
+        model.graph.node[0].op_type = "Surprise"
+
+    code, _, err = prn_guard("inspect", write_guard(model=change))
+    assert code == 2
+    assert r"\x1b]0;owned" in err
+    assert "\033" not in err
+
+
+def test_names_in_a_manifest_do_not_steer_the_terminal(prn_guard, write_guard):
+    def change(record):
+        record["placement"].update(on_cpu=["\033]0;owned"])
+
+    code, out, _ = prn_guard("inspect", write_guard(manifest=change))
+    assert code == 0
+    assert r"\x1b]0;owned" in out
+    assert "\033" not in out
+
+
 def test_inspect(prn_guard, folder, tmp_path):
     code, out, err = prn_guard("inspect", folder, "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")

@@ -86,6 +86,32 @@ def test_table_and_line_print_brackets_as_they_are(capsys, monkeypatch):
     assert "a note" in out
 
 
+def test_nothing_steers_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    owned = "\033]0;owned\u202e\x9b"
+    console.print_table(owned, (owned, f"b{owned}"), [(owned, "a\nb\rc")], note=owned)
+    console.say(f"{owned}\nsecond line")
+    out = capsys.readouterr().out
+    assert not {"\033", "\u202e", "\x9b", "\r"} & set(out)
+    assert out.count(r"\x1b]0;owned\u202e\x9b") == 6
+    assert r"a\nb\rc" in out
+    assert out.endswith("\nsecond line\n")
+    assert console.printable("Ä b") == "Ä b"
+
+
+def test_an_error_does_not_steer_the_terminal(capsys, monkeypatch):
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise DataError("node \033]0;owned\nis odd")
+
+    monkeypatch.setattr(sys, "argv", ["fail"])
+    with pytest.raises(SystemExit):
+        console.run(app)
+    assert capsys.readouterr().err == "Error: node \\x1b]0;owned\nis odd\n"
+
+
 def test_result_is_written_only_where_asked(tmp_path):
     console.write_result(None, {"a": 1})
     console.write_result(tmp_path / "o.json", {"a": 1})

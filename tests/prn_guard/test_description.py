@@ -1,7 +1,7 @@
 """A manifest in words."""
 
 from prn_guard.contract import Manifest
-from prn_guard.description import describe, printable
+from prn_guard.description import describe
 from tests.prn_guard.tiny import tiny_manifest, tiny_spec
 
 
@@ -59,14 +59,3 @@ def test_placement():
     told = facts(change)["placement"]
     assert told.startswith("6 of 10 nodes have no CUDA kernel (onnxruntime 1.31.1): node0, ")
     assert told.endswith("node4, ..., by a session on a GPU")
-
-
-def test_nothing_steers_the_terminal():
-    def change(record):
-        record["class_names"][0] = "\x1b[2Jant\u202e"
-        record["versions"]["onnx\n"] = "1"
-
-    told = facts(change)
-    assert told["classes"] == r"4: \x1b[2Jant\u202e, bee, [bold]cat, dog"
-    assert told["versions"].endswith(r", onnx\n 1")
-    assert printable("Ä b") == "Ä b"

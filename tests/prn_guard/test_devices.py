@@ -2,12 +2,24 @@
 
 import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from prn_guard import session
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
 from prn_guard.session import open_session
 from tests.prn_guard.tiny import unknown_operator
+
+
+@pytest.fixture(autouse=True)
+def _libraries_are_loaded_anew():
+    """They are loaded once a process, and what was said is kept."""
+    session._preload.cache_clear()
+    yield
+    session._preload.cache_clear()
 
 
 def test_session_never_moves_to_another_provider(folder):
@@ -35,7 +47,38 @@ def test_a_session_that_is_not_on_the_gpu_is_an_error(folder, monkeypatch):
         open_session(folder, "cuda")
 
 
-def test_cuda_that_cannot_be_had_is_an_error(folder, monkeypatch):
+def test_threads_do_not_lose_stdout(folder, monkeypatch):
+    """What is said is redirected for the whole process: the second may only begin afterwards."""
+    before, calls, inside = sys.stdout, [], threading.Event()
+
+    def preload():
+        calls.append(sys.stdout)
+        inside.set()
+        time.sleep(0.3 / len(calls))  # a first that ends after the second
+        sys.stdout.write("no libcudnn")
+
+    def start():
+        with pytest.raises(DeviceError, match="no libcudnn"):
+            open_session(folder, "cuda")
+        return True
+
+    _, on_cpu = open_session(folder)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.preload_dlls", preload)
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: on_cpu)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(start)
+        inside.wait(10)
+        second = pool.submit(start)
+        told = first.result(), second.result()
+    after = sys.stdout
+    monkeypatch.setattr(sys, "stdout", before)
+    assert told == (True, True)
+    assert after is before
+    assert len(calls) == 1
+
+
+def test_cuda_that_cannot_be_had_is_an_error(folder):
     if os.path.exists("/dev/nvidia0"):  # noqa: PTH110 - a device node
         pytest.skip("this machine has a GPU")
     with pytest.raises(DeviceError, match="another device"):

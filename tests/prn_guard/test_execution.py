@@ -9,7 +9,8 @@ from onnx import helper
 
 from prn_guard import Guard
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.execution import check_answer, check_buckets, pad
+from prn_guard.execution import check_answer, check_buckets, pad, run_bound
+from prn_guard.session import open_session
 from prn_guard.verdict import Verdict
 
 FIELDS = ("label", "logits", "score", "flagged")
@@ -28,7 +29,9 @@ def test_default_buckets():
     assert check_buckets([8, 1, 8], "cpu") == (1, 8)
 
 
-@pytest.mark.parametrize("buckets", [[], [0], [-1, 4], [1.5], ["4"], [True]])
+@pytest.mark.parametrize(
+    "buckets", [[], [0], [-1, 4], [1.5], ["4"], [True], 8, 1.5, "8", {8}, np.array([1, 8])]
+)
 def test_unusable_buckets_are_refused(folder, buckets):
     with pytest.raises(InvalidArgumentError, match="at least 1"):
         Guard(folder, buckets=buckets)
@@ -88,6 +91,15 @@ def test_warm_up_runs_every_bucket_once(folder, sizes):
     sizes.clear()
     plain.warm_up()
     assert sizes == [1]
+
+
+@pytest.mark.parametrize(("count", "advised"), [(1, False), (2, True)])
+def test_a_smaller_batch_is_advised_where_there_is_one(folder, count, advised):
+    _, opened = open_session(folder)
+    wrong = np.zeros((count, 3), np.uint8)
+    with pytest.raises(DeviceError, match=f"a batch of {count} pictures") as caught:
+        run_bound(opened, "image", wrong, ["score"])
+    assert ("Pass a smaller batch size" in str(caught.value)) is advised
 
 
 def test_threads_get_the_very_bits_of_one_thread(folder, pictures):

@@ -33,7 +33,7 @@ def _hang(*_):
 
 
 @pytest.mark.parametrize(("misbehave", "said"), [(_crash, "crash"), (_hang, "hang")])
-def test_crash_and_hang_are_seen_and_survived(tmp_path, folder, pictures, misbehave, said):
+def test_crash_and_hang_are_seen_and_survived(folder, pictures, misbehave, said):
     with worker(pictures, seconds=1.0) as loader:
         assert loader.ask(folder, None)["outcome"] == "served"
         assert loader.ask(Poison(misbehave), None)["outcome"] == said

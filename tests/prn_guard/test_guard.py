@@ -74,8 +74,8 @@ def test_input_is_left_alone(folder, pictures):
     np.testing.assert_array_equal(pictures, before)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_batch_size_below_one_is_refused(folder, pictures, batch_size):
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "4", None])
+def test_unusable_batch_size_is_refused(folder, pictures, batch_size):
     with pytest.raises(InvalidArgumentError, match="at least 1"):
         Guard(folder).classify(pictures, batch_size=batch_size)
 
@@ -108,7 +108,7 @@ def test_answer_that_is_not_finite_is_refused(write_guard, pictures):
         )
 
 
-def test_threshold_that_differs_from_the_graph_is_refused(write_guard, pictures):
+def test_threshold_that_differs_from_the_graph_is_refused(write_guard):
     # Mid-grey, 128 / 255, which is tried on load, lies above both thresholds.
     guard = Guard(write_guard(manifest=lambda m: m["detection"].update(threshold=0.501)))
     between = np.full((1, 8, 8, 3), 127, np.uint8)

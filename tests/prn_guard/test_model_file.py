@@ -238,6 +238,11 @@ def test_number_of_fields_is_bounded(monkeypatch):
         read_model_facts(b"\x3a" + varint(len(empty_nodes)) + empty_nodes)
 
 
+def test_a_million_fields_is_the_most():
+    with pytest.raises(ArtifactError, match="more than 1000000 fields"):
+        read_model_facts(b"\xf8\x3f\x01" * 1_000_001)
+
+
 def test_time_is_linear():
     """Eight times the file, about eight times the time; 64 times would be quadratic."""
 
