@@ -112,6 +112,7 @@ def parse_onnx(
     _refuse_external(model, name)
     opset = _opset_of(model, name)
     _check(model, name)
+    _refuse_form(model, name)
     pictures = _only_input(model, name)
     layout, size = _picture_form(pictures, name, shape)
     was_fixed = graphs.dims_of(pictures)[0] is not None
@@ -165,11 +166,28 @@ def _check(model: ModelProto, name: str) -> None:
         raise TargetError(
             f"{name} is no valid ONNX model: {first_line(error)}. Fetch or export it anew."
         ) from error
-    broken = graphs.broken_initialisers(model)
+    broken = graphs.broken_constants(model)
     if broken:
         raise TargetError(
             f"{name} has weights that are NaN or infinite, first in {broken[0]!r}. The checkpoint "
             "is broken, as after a diverged training; give another."
+        )
+
+
+def _refuse_form(model: ModelProto, name: str) -> None:
+    """Refuse what is valid ONNX, but could not be joined with the guard in the end."""
+    sparse = [tensor.values.name for tensor in model.graph.sparse_initializer]
+    if sparse:
+        raise TargetError(
+            f"{name} has {len(sparse)} sparse initialiser(s), first {sparse[0]!r}; expected dense "
+            "ones. Export the classifier with dense weights."
+        )
+    given = {value.name for value in model.graph.input}
+    handed_on = [value.name for value in model.graph.output if value.name in given]
+    if handed_on:
+        raise TargetError(
+            f"{name} gives its own input {handed_on[0]!r} as an output; expected computed outputs "
+            "only. Remove it from the outputs, or pass it through an Identity node."
         )
 
 
@@ -184,6 +202,12 @@ def _refuse_external(model: ModelProto, name: str) -> None:
 
 
 def _opset_of(model: ModelProto, name: str) -> int:
+    standard = [e.version for e in model.opset_import if e.domain in graphs.STANDARD_DOMAINS]
+    if len(standard) > 1:
+        raise TargetError(
+            f"{name} imports the standard operators {len(standard)} times, as '' and 'ai.onnx' "
+            f"(opsets {standard}); expected once. Keep one entry of opset_import, or export anew."
+        )
     opset = graphs.opset_of(model)
     if opset is None or opset not in OPSETS:
         raise TargetError(
