@@ -12,7 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
-from prn_guard.errors import TargetError
+from prn_guard.errors import ArtifactError, TargetError
+from prn_guard.plain_files import read_bounded
 from training.targets import onnx_graphs as graphs
 from training.targets.onnx_probe import ends_in_softmax, first_line, probe
 
@@ -84,10 +85,11 @@ def read_onnx(path: Path, *, shape: tuple[int, int, int] | None = None) -> OnnxC
     try:
         if path.stat().st_size > LARGEST_FILE:
             _refuse_size(str(path))
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_bounded(path, LARGEST_FILE)
+    except (OSError, ArtifactError) as error:
         raise TargetError(
-            f"The target {path} cannot be read: {error}. Give the path of an ONNX file."
+            f"The target {path} cannot be read: {str(error).rstrip('.')}. Give the path of an ONNX "
+            "file."
         ) from error
     return parse_onnx(content, name=str(path), shape=shape)
 

@@ -1,5 +1,6 @@
 """ONNX files that are classifiers are read as they are; whatever is none is refused by name."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_a_file_cut_short_is_refused(share: float) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"none\.onnx cannot be read"):
         read_onnx(tmp_path / "none.onnx")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(TargetError, match=r"pipe\.onnx cannot be read: .*no plain file"):
+        read_onnx(tmp_path / "pipe.onnx")
 
 
 def test_a_file_beyond_protobufs_limit_is_not_read(tmp_path: Path) -> None:
