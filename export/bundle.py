@@ -29,7 +29,7 @@ def write_artifact(
     """Write an artifact folder; an earlier export there is replaced.
 
     Args:
-        out: the folder.
+        out: the folder, or a link to it; what it leads to is written, and the link stays.
         manifest: lists every one of `files`.
         files: contents by name.
         private_key: signs the manifest; None leaves it unsigned.
@@ -40,6 +40,7 @@ def write_artifact(
         StorageError: the artifact could not be written.
     """
     refuse_foreign(out)
+    out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -62,11 +63,16 @@ def write_artifact(
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier export.
+    """Refuse a folder that holds anything but an earlier export, and a link to nothing.
 
     Raises:
-        InvalidArgumentError: it does.
+        InvalidArgumentError: it is such.
     """
+    if out.is_symlink() and not out.exists():
+        raise InvalidArgumentError(
+            f"{out} is a link that leads nowhere ({out.readlink()}). Make the folder that it "
+            "should lead to, or choose another --out."
+        )
     if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - OURS):
         raise InvalidArgumentError(
             f"{out} exists and holds other files than an earlier export. Choose another --out."
@@ -79,7 +85,11 @@ def entry_of(name: str, content: bytes) -> FileEntry:
 
 
 def _swap(staging: Path, out: Path) -> None:
-    """Put `staging` in the place of `out`; the old folder comes back if that fails."""
+    """Put `staging` in the place of `out`; the old folder comes back if that fails.
+
+    Folders cannot be exchanged in one step everywhere: between the two renames nothing stands at
+    `out` for a moment, and whoever opens it just then must try again.
+    """
     old = Path(f"{staging}.old")
     try:
         if out.exists():

@@ -16,23 +16,38 @@ from prn_guard.contract import InputSpec
 from prn_guard.errors import DataError
 from prn_guard.preparation import to_tensor
 from prn_guard.session import Device
-from training.datasets import Pictures, batch_for, batches
+from training.datasets import Pictures, batch_for, batches, digest_of
 from training.guard.fit_detector import conformal_threshold
 from training.guard.folder import GuardRecord
 from training.guard.pictures import recorded_pictures
+from training.guard.request import fitted_pictures
 from training.guard.splits import split_pictures
 
 BATCH = 64
 
 
 def calibrated_threshold(
-    graph: GuardedGraph, record: GuardRecord, *, data_folder: Path | None, device: Device
+    graph: GuardedGraph,
+    record: GuardRecord,
+    folder: Path,
+    *,
+    data_folder: Path | None,
+    device: Device,
 ) -> float:
     """The threshold that keeps the record's false-positive rate on this graph.
 
+    Args:
+        graph: to calibrate.
+        record: of the guard.
+        folder: of the guard.
+        data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+        device: what runs the graph.
+
     Raises:
-        DataError: the training pictures are not those of the fit any more.
+        DataError: the training pictures are not those of the fit any more, or the guard folder
+            does not say which they were.
     """
+    fitted = fitted_pictures(folder)
     training = recorded_pictures(
         record, record.images, "train", limit=record.limit, data_folder=data_folder
     )
@@ -42,6 +57,13 @@ def calibrated_threshold(
             f"{record.images} now gives {len(calibration)} calibration pictures; the guard was "
             f"calibrated on {record.calibration_pictures}. Restore the training pictures, or "
             "export with --precision fp32, which keeps the threshold."
+        )
+    found = digest_of(training)
+    if found != fitted:
+        raise DataError(
+            f"{record.images} now gives other pictures or labels ({found}) than the guard was "
+            f"fitted on ({fitted}). Restore the training pictures, or export with --precision "
+            "fp32, which keeps the threshold."
         )
     scores = graph_scores(graph, record.input, calibration, device=device)
     return float(np.float32(conformal_threshold(scores, record.false_positive_rate)))

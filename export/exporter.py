@@ -1,8 +1,9 @@
 """torch modules to ONNX, and the removal of what exporters tell of the machine they ran on."""
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import onnx
@@ -57,6 +58,15 @@ def to_onnx(
     name_batch(model.graph)
     forget_sources(model)
     return model
+
+
+@contextlib.contextmanager
+def graph_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever onnx raises over a graph inside into a `TargetError` of `what` and `remedy`."""
+    try:
+        yield
+    except Exception as error:  # composer, checker and protobuf raise kinds of their own
+        raise TargetError(f"{what}: {_reason(error)} Nothing was exported. {remedy}") from error
 
 
 def name_batch(graph: onnx.GraphProto) -> None:

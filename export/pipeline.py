@@ -102,7 +102,7 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
     graph = guarded_graph(guarded, classifier, options)
     _refuse_unservable(graph)
     placement = _placement(graph, options)
-    detection = _calibrate(graph, guarded, record, options)
+    detection = _calibrate(graph, guarded, record, folder, options)
     console.say(f"Comparing it with the torch modules on {len(pictures)} pictures")
     parity = measure_parity(
         graph,
@@ -177,14 +177,18 @@ def _listed(fallbacks: tuple[Fallback, ...]) -> str:
 
 
 def _calibrate(
-    graph: GuardedGraph, guarded: GuardedClassifier, record: GuardRecord, options: ExportOptions
+    graph: GuardedGraph,
+    guarded: GuardedClassifier,
+    record: GuardRecord,
+    folder: Path,
+    options: ExportOptions,
 ) -> Detection:
     """In half precision, give graph and modules the threshold that the graph's scores ask for."""
     threshold = record.threshold
     if options.precision == "fp16":
         console.say("Calibrating the threshold on the exported graph")
         threshold = calibrated_threshold(
-            graph, record, data_folder=options.data_folder, device=options.device
+            graph, record, folder, data_folder=options.data_folder, device=options.device
         )
         set_threshold(graph.model, threshold)
         guarded.detector.threshold.fill_(threshold)

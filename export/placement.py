@@ -16,8 +16,9 @@ from export.cuda_kernels import Kernel, kernel_table
 from export.shape_arithmetic import left_to_the_cpu, small_constants
 from export.tensor_types import adopt_halves, bound_types, parameters_text, types_of
 from prn_guard.artifact import read_artifact
-from prn_guard.contract import Placement
+from prn_guard.contract import MAX_GRAPH_BYTES, Placement
 from prn_guard.errors import ArtifactError, InvalidArgumentError
+from prn_guard.plain_files import read_bounded
 from prn_guard.session import Device, load_graph
 
 _RECORD_ASSIGNMENT: Final = {"session.record_ep_graph_assignment_info": "1"}
@@ -61,16 +62,21 @@ def judge(path: Path, device: str) -> tuple[Placement, tuple[Fallback, ...]]:
     """
     if device not in {"table", "cuda"}:
         raise InvalidArgumentError(f"device is {device!r}; expected 'table' or 'cuda'.")
-    try:
-        graph = read_artifact(path)[1] if path.is_dir() else path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"{path} cannot be read: {error}. Name an artifact folder or an .onnx file."
-        ) from error
+    graph = read_artifact(path)[1] if path.is_dir() else _read_graph(path)
     try:
         return table_placement(graph) if device == "table" else session_placement(graph)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def _read_graph(path: Path) -> bytes:
+    try:
+        return read_bounded(path, MAX_GRAPH_BYTES)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {str(error).rstrip('.')}. Name an artifact folder or an .onnx "
+            "file of at most 2 GiB."
+        ) from error
 
 
 def table_placement(graph: bytes) -> tuple[Placement, tuple[Fallback, ...]]:

@@ -18,13 +18,14 @@ import onnx
 from onnx import compose, defs, helper
 
 from export.classifier_graph import ClassifierGraph
-from export.exporter import forget_in_nodes, forget_in_tensor
+from export.exporter import forget_in_nodes, forget_in_tensor, graph_errors
 from export.guard_front import CHOSEN, THRESHOLD
 from prn_guard.contract import FLAGGED, IMAGE, LABEL, LOGITS, SCORE, InputTensor, OutputNames
 from prn_guard.errors import TargetError
 
 PREFIX: Final = "guard."
 LOWEST_OPSET: Final = 13
+_REMEDY: Final = "Export the classifier anew, with another exporter or at another opset."
 
 
 @final
@@ -68,7 +69,8 @@ def splice(
             kept, under the name `logits`.
 
     Raises:
-        TargetError: the classifier is guarded already, or too old for the guard's operators.
+        TargetError: the classifier is guarded already, too old for the guard's operators, or what
+            onnx cannot join or check.
     """
     merged = _merge(front, classifier)
     graph = merged.graph
@@ -88,7 +90,8 @@ def splice(
     }
     _rename(graph, renamed)
     _order_outputs(graph, (*outputs, label, score, flagged))
-    onnx.checker.check_model(merged, full_check=True)
+    with graph_errors("The guarded graph is no valid ONNX", _REMEDY):
+        onnx.checker.check_model(merged, full_check=True)
     return GuardedGraph(
         model=merged,
         tensor=tensor.model_copy(update={"name": input_name}),
@@ -155,14 +158,15 @@ def _merge(front: onnx.ModelProto, classifier: ClassifierGraph) -> onnx.ModelPro
     plain.ir_version = stamped.ir_version = max(plain.ir_version, stamped.ir_version)
     # An entry without a use, and not in both, would keep the two from being joined.
     keep_used_domains(plain)
-    merged = compose.merge_models(
-        compose.add_prefix(stamped, PREFIX),
-        plain,
-        io_map=[(f"{PREFIX}{CHOSEN}", classifier.input_name)],
-        name="guarded",
-        doc_string="",
-        producer_name="prn-guard",
-    )
+    with graph_errors("The classifier cannot be joined with the guard", _REMEDY):
+        merged = compose.merge_models(
+            compose.add_prefix(stamped, PREFIX),
+            plain,
+            io_map=[(f"{PREFIX}{CHOSEN}", classifier.input_name)],
+            name="guarded",
+            doc_string="",
+            producer_name="prn-guard",
+        )
     # It states the operator sets of both, though they are the same.
     del merged.opset_import[:]
     merged.opset_import.extend(plain.opset_import)

@@ -25,7 +25,7 @@ from typing import Any, Final
 from export.kserve import TRITON_RELEASE, inference_service
 from export.triton_config import LABELS_FILE, Settings, config_text, is_untouched
 from export.triton_interface import Interface, Tensor, read_interface
-from prn_guard.artifact import read_artifact
+from prn_guard.artifact import VerifiedArtifact, unchecked_signature, verify_artifact
 from prn_guard.contract import GRAPH_FILE, MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from prn_guard.errors import ArtifactError, InvalidArgumentError, StorageError
 from prn_guard.files import sha256_of, write_bytes
@@ -93,7 +93,8 @@ def write_repository(
         InvalidArgumentError: the version is there with another graph; the model was not written by
             this command, has other inputs, outputs or classes, or was edited; Triton cannot serve
             the graph; `storage_uri` is no URI.
-        ArtifactError: the artifact, or a version that is there, is damaged.
+        ArtifactError: the artifact, or a version that is there, is damaged; `manifest.sig` is no
+            signature, or no plain file of the artifact.
         StorageError: something could not be written. Nothing half-written stays.
     """
     service = None
@@ -102,9 +103,10 @@ def write_repository(
         text = inference_service(settings, storage_uri, triton_release=triton_release)
         content = _service_head(settings.name) + text
         _refuse_foreign_service(service, settings.name)
-    manifest, graph = read_artifact(artifact, public_key=public_key)
-    interface = read_interface(manifest, graph)
-    sha256 = _stated_sha256(manifest)
+    verified = verify_artifact(artifact, public_key=public_key)
+    signature = verified.signature or unchecked_signature(artifact)
+    interface = read_interface(verified.manifest, verified.graph)
+    sha256 = _stated_sha256(verified.manifest)
     model = out / settings.name
     there = _versions_there(model, interface)
     if there.get(settings.version, sha256) != sha256:
@@ -117,7 +119,7 @@ def write_repository(
     with _staging_beside(out) as staging:
         new = staging / settings.name
         if settings.version not in there:
-            _fill_version(new / str(settings.version), artifact, graph)
+            _fill_version(new / str(settings.version), verified, signature)
         write_bytes(new / LABELS_FILE, _labels(interface))
         write_bytes(new / CONFIG_FILE, config.encode())
         _put_in_place(new, model, settings.version)
@@ -172,11 +174,12 @@ def _stated_sha256(manifest: Manifest) -> str:
     return digests[0]
 
 
-def _fill_version(folder: Path, artifact: Path, graph: bytes) -> None:
-    write_bytes(folder / MODEL_FILE, graph)
-    for name in (MANIFEST_FILE, SIGNATURE_FILE):
-        if (artifact / name).is_file():
-            write_bytes(folder / name, (artifact / name).read_bytes())
+def _fill_version(folder: Path, verified: VerifiedArtifact, signature: bytes | None) -> None:
+    """Write the very bytes that were verified; the artifact's files may have changed since."""
+    write_bytes(folder / MODEL_FILE, verified.graph)
+    write_bytes(folder / MANIFEST_FILE, verified.text)
+    if signature is not None:
+        write_bytes(folder / SIGNATURE_FILE, signature)
 
 
 def _as_text(tensor: Tensor) -> str:

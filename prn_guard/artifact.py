@@ -7,8 +7,9 @@ was checked, where one is asked for.
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,16 +37,36 @@ _INFINITY_16: Final = {10: 0x7C00, 16: 0x7F80}
 _PIECE = 1 << 20
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class VerifiedArtifact:
+    """An artifact of which every listed file was compared, as the very bytes that were.
+
+    Args:
+        manifest: parsed from `text`.
+        text: contents of `manifest.json`.
+        signature: contents of `manifest.sig`, checked; None where no key was given.
+        graph: contents of `guarded.onnx`.
+    """
+
+    manifest: Manifest
+    text: bytes
+    signature: bytes | None
+    graph: bytes
+
+
 def read_artifact(folder: Path, *, public_key: Path | None = None) -> tuple[Manifest, bytes]:
-    """Read the manifest and the graph's bytes, having verified every file that is listed.
+    """As `verify_artifact`, of which the manifest and the graph's bytes are returned."""
+    verified = verify_artifact(folder, public_key=public_key)
+    return verified.manifest, verified.graph
+
+
+def verify_artifact(folder: Path, *, public_key: Path | None = None) -> VerifiedArtifact:
+    """Read manifest and graph, having verified every file that is listed.
 
     Args:
         folder: what `python -m export` wrote.
         public_key: a PEM file; the manifest must then be signed by that key.
-
-    Returns:
-        The manifest, parsed from the very bytes whose signature was checked, and the graph, the
-        very bytes that were hashed.
 
     Raises:
         ArtifactError: a file is missing, changed, too large, no plain file or outside the folder;
@@ -57,10 +78,12 @@ def read_artifact(folder: Path, *, public_key: Path | None = None) -> tuple[Mani
         raise ArtifactError(f"{folder} is no folder. Name the folder that `export` wrote.")
     path = folder / MANIFEST_FILE
     text = read_bounded(_inside(folder, path), MAX_MANIFEST_BYTES)
+    signature = None
     if public_key is not None:
         from prn_guard.signing import verify
 
-        verify(text, _read_signature(folder), public_key)
+        signature = _read_signature(folder)
+        verify(text, signature, public_key)
     manifest = Manifest.parse(text, path)
     names = [entry.name for entry in manifest.files]
     if names.count(GRAPH_FILE) != 1 or len(set(names)) != len(names):
@@ -73,7 +96,27 @@ def read_artifact(folder: Path, *, public_key: Path | None = None) -> tuple[Mani
         content = _read_verified(folder, entry, keep=entry.name == GRAPH_FILE)
         graph = content or graph
     check_model(graph, manifest, folder / GRAPH_FILE)
-    return manifest, graph
+    return VerifiedArtifact(manifest=manifest, text=text, signature=signature, graph=graph)
+
+
+def unchecked_signature(folder: Path) -> bytes | None:
+    """The signature beside a manifest, whosever it is; None where there is none.
+
+    Raises:
+        ArtifactError: `manifest.sig` is no plain file inside the folder, or no 64 bytes.
+    """
+    from prn_guard.signing import SIGNATURE_BYTES
+
+    path = folder / SIGNATURE_FILE
+    if not path.exists() and not path.is_symlink():
+        return None
+    signature = read_bounded(_inside(folder, path), SIGNATURE_BYTES)
+    if len(signature) != SIGNATURE_BYTES:
+        raise ArtifactError(
+            f"{path} has {len(signature)} bytes; an Ed25519 signature has {SIGNATURE_BYTES}. "
+            "Export with a private key again, or remove it."
+        )
+    return signature
 
 
 def check_model(graph: bytes, manifest: Manifest, place: Path) -> None:

@@ -99,6 +99,33 @@ def test_an_earlier_export_is_replaced(
     assert [path.name for path in tmp_path.iterdir()] == ["guarded"]
 
 
+@pytest.mark.usefixtures("quick_export")
+def test_a_link_stays_and_what_it_leads_to_is_replaced(
+    artifact: Artifact, guard_folder: Path, tmp_path: Path
+) -> None:
+    there, link = tmp_path / "versions" / "guarded", tmp_path / "links" / "current"
+    shutil.copytree(artifact.folder, there)
+    (there / "guarded.onnx").write_bytes(b"old")
+    link.parent.mkdir()
+    link.symlink_to(there)
+    manifest = export_guard(guard_folder, link, ExportOptions(limit=30))
+    assert link.is_symlink()
+    assert not there.is_symlink()
+    assert Guard(there).manifest == manifest
+    assert [path.name for path in (*there.parent.iterdir(), *link.parent.iterdir())] == [
+        "guarded",
+        "current",
+    ]
+
+
+def test_a_link_to_nothing_is_refused(guard_folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(InvalidArgumentError, match=r"leads nowhere .*gone"):
+        export_guard(guard_folder, link, ExportOptions())
+    assert [path.name for path in tmp_path.iterdir()] == ["current"]
+
+
 @pytest.mark.parametrize("name", ["thesis.txt", "guard.json"])
 def test_a_folder_of_other_files_is_refused(
     artifact: Artifact, guard_folder: Path, tmp_path: Path, name: str

@@ -1,5 +1,6 @@
 """The threshold of a graph in half precision is the quantile of its own scores."""
 
+import json
 import math
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def test_the_full_graph_asks_for_the_threshold_that_the_fit_found(
     artifact: Artifact, guard_folder: Path
 ) -> None:
     record = read_record(guard_folder)
-    found = calibrated_threshold(artifact.graph, record, data_folder=None, device="cpu")
+    found = calibrated_threshold(
+        artifact.graph, record, guard_folder, data_folder=None, device="cpu"
+    )
     assert_close(found, record.threshold, SCORE)
 
 
@@ -79,7 +82,9 @@ def test_the_threshold_that_the_graph_has_makes_no_difference(
     guarded, record = load_guard(guard_folder)
     set_threshold(artifact.graph.model, 0.25)
     try:
-        scores = calibrated_threshold(artifact.graph, record, data_folder=None, device="cpu")
+        scores = calibrated_threshold(
+            artifact.graph, record, guard_folder, data_folder=None, device="cpu"
+        )
     finally:
         set_threshold(artifact.graph.model, record.threshold)
     assert_close(scores, float(guarded.detector.threshold), SCORE)
@@ -88,4 +93,26 @@ def test_the_threshold_that_the_graph_has_makes_no_difference(
 def test_other_training_pictures_are_refused(artifact: Artifact, guard_folder: Path) -> None:
     record = read_record(guard_folder).model_copy(update={"limit": 120})
     with pytest.raises(DataError, match="calibration pictures; the guard was calibrated on"):
-        calibrated_threshold(artifact.graph, record, data_folder=None, device="cpu")
+        calibrated_threshold(artifact.graph, record, guard_folder, data_folder=None, device="cpu")
+
+
+def test_as_many_other_pictures_are_refused(
+    artifact: Artifact, guard_folder: Path, tmp_path: Path
+) -> None:
+    record, request = read_record(guard_folder), guard_folder / "request.json"
+    stated = json.loads(request.read_text())
+    stated["pictures"] = stated["pictures"].replace(stated["pictures"][-4:], "0000")
+    (tmp_path / "request.json").write_text(json.dumps(stated))
+    with pytest.raises(DataError, match="now gives other pictures or labels"):
+        calibrated_threshold(artifact.graph, record, tmp_path, data_folder=None, device="cpu")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "no json"])
+def test_a_guard_that_does_not_say_its_pictures_is_refused(
+    artifact: Artifact, guard_folder: Path, tmp_path: Path, content: str | None
+) -> None:
+    record = read_record(guard_folder)
+    if content is not None:
+        (tmp_path / "request.json").write_text(content)
+    with pytest.raises(DataError, match=r"request\.json is missing or damaged"):
+        calibrated_threshold(artifact.graph, record, tmp_path, data_folder=None, device="cpu")

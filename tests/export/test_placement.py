@@ -1,6 +1,7 @@
 """Which nodes would leave the GPU: hand-made graphs, real ones, and what is no graph."""
 
 import contextlib
+import os
 import random
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.placement import Fallback, session_placement, table_placement
+from export.placement import Fallback, judge, session_placement, table_placement
 from export.tensor_types import adopt_halves
 from prn_guard.errors import ArtifactError
 from tests.export.small_graphs import (
@@ -178,9 +179,19 @@ def test_unknown_operators_are_reported_and_what_follows_is_judged() -> None:
     assert [one.since_version for one in falls(invented)] == [0]
 
 
-def test_weights_in_other_files_are_never_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_plain_files_of_a_graphs_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ArtifactError, match=r"no plain file.*Name an artifact folder or an \.onnx"):
+        judge(tmp_path / "pipe.onnx", "table")
+    with (tmp_path / "huge.onnx").open("wb") as stream:
+        stream.truncate(40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.placement.MAX_GRAPH_BYTES", 39)
+        with pytest.raises(ArtifactError, match="larger than 39 bytes"):
+            judge(tmp_path / "huge.onnx", "table")
+
+
+def test_weights_in_other_files_are_never_read() -> None:
     small = model(
         [node("Conv", "x w", "c"), node("MaxPool", "c", "y", kernel_shape=[2, 2])],
         opset=22,
@@ -198,9 +209,9 @@ def test_weights_in_other_files_are_never_read(
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"no model", b"\x08\x07", b"\xff" * 99])
 def test_bytes_that_are_no_model_are_refused(content: bytes) -> None:
-    for judge in (table_placement, session_placement):
+    for place in (table_placement, session_placement):
         with pytest.raises(ArtifactError, match=r"ONNX model.* [Ee]xport it anew|onnxruntime does"):
-            judge(content)
+            place(content)
 
 
 def test_truncated_files_are_refused_or_judged() -> None:

@@ -1,6 +1,7 @@
 """The classifier's own nodes and weights stand in the guarded graph, byte for byte."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -265,3 +266,21 @@ def test_the_threshold_is_what_flags_and_nothing_else(pixels: NDArray[np.uint8])
     assert np.array_equal(given["score"], scores)
     assert np.array_equal(given["flagged"], scores > np.float32(middle))
     assert given["flagged"].sum() == 2
+
+
+def _handing_on_its_input(model: onnx.ModelProto) -> None:
+    model.graph.output.append(model.graph.input[0])
+
+
+def _contradicting_itself(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES + 1
+
+
+@pytest.mark.parametrize("spoil", [_handing_on_its_input, _contradicting_itself])
+def test_what_onnx_cannot_join_or_check_is_a_target_error(
+    spoil: Callable[[onnx.ModelProto], None],
+) -> None:
+    model = classifier_model()
+    spoil(model)
+    with pytest.raises(TargetError, match=r"(joined|valid).*Nothing was exported.*exporter"):
+        _spliced(model)

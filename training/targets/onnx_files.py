@@ -12,7 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto
 
-from prn_guard.errors import TargetError
+from prn_guard.errors import ArtifactError, TargetError
+from prn_guard.plain_files import read_bounded
 from training.targets import onnx_graphs as graphs
 from training.targets.onnx_probe import ends_in_softmax, first_line, probe
 
@@ -84,10 +85,11 @@ def read_onnx(path: Path, *, shape: tuple[int, int, int] | None = None) -> OnnxC
     try:
         if path.stat().st_size > LARGEST_FILE:
             _refuse_size(str(path))
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_bounded(path, LARGEST_FILE)
+    except (OSError, ArtifactError) as error:
         raise TargetError(
-            f"The target {path} cannot be read: {error}. Give the path of an ONNX file."
+            f"The target {path} cannot be read: {str(error).rstrip('.')}. Give the path of an ONNX "
+            "file."
         ) from error
     return parse_onnx(content, name=str(path), shape=shape)
 
@@ -112,6 +114,7 @@ def parse_onnx(
     _refuse_external(model, name)
     opset = _opset_of(model, name)
     _check(model, name)
+    _refuse_form(model, name)
     pictures = _only_input(model, name)
     layout, size = _picture_form(pictures, name, shape)
     was_fixed = graphs.dims_of(pictures)[0] is not None
@@ -165,11 +168,28 @@ def _check(model: ModelProto, name: str) -> None:
         raise TargetError(
             f"{name} is no valid ONNX model: {first_line(error)}. Fetch or export it anew."
         ) from error
-    broken = graphs.broken_initialisers(model)
+    broken = graphs.broken_constants(model)
     if broken:
         raise TargetError(
             f"{name} has weights that are NaN or infinite, first in {broken[0]!r}. The checkpoint "
             "is broken, as after a diverged training; give another."
+        )
+
+
+def _refuse_form(model: ModelProto, name: str) -> None:
+    """Refuse what is valid ONNX, but could not be joined with the guard in the end."""
+    sparse = [tensor.values.name for tensor in model.graph.sparse_initializer]
+    if sparse:
+        raise TargetError(
+            f"{name} has {len(sparse)} sparse initialiser(s), first {sparse[0]!r}; expected dense "
+            "ones. Export the classifier with dense weights."
+        )
+    given = {value.name for value in model.graph.input}
+    handed_on = [value.name for value in model.graph.output if value.name in given]
+    if handed_on:
+        raise TargetError(
+            f"{name} gives its own input {handed_on[0]!r} as an output; expected computed outputs "
+            "only. Remove it from the outputs, or pass it through an Identity node."
         )
 
 
@@ -184,6 +204,12 @@ def _refuse_external(model: ModelProto, name: str) -> None:
 
 
 def _opset_of(model: ModelProto, name: str) -> int:
+    standard = [e.version for e in model.opset_import if e.domain in graphs.STANDARD_DOMAINS]
+    if len(standard) > 1:
+        raise TargetError(
+            f"{name} imports the standard operators {len(standard)} times, as '' and 'ai.onnx' "
+            f"(opsets {standard}); expected once. Keep one entry of opset_import, or export anew."
+        )
     opset = graphs.opset_of(model)
     if opset is None or opset not in OPSETS:
         raise TargetError(

@@ -53,16 +53,19 @@ def external_tensors(model: ModelProto) -> list[str]:
     ]
 
 
-def broken_initialisers(model: ModelProto) -> list[str]:
-    """Names of the initialisers that hold NaN or plus infinity.
+def broken_constants(model: ModelProto) -> list[str]:
+    """Names of the initialisers and Constant nodes' outputs that hold NaN or plus infinity.
 
     Minus infinity passes, as attention masks hold it.
     """
-    return [
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type in _FLOATING and not _is_sound(numpy_helper.to_array(tensor))
-    ]
+    found = [tensor.name for tensor in model.graph.initializer if not _is_sound_tensor(tensor)]
+    for node in _messages(model):
+        if isinstance(node, onnx.NodeProto) and node.op_type == "Constant":
+            numbers = [n for given in node.attribute for n in (given.f, *given.floats)]
+            tensors = [given.t for given in node.attribute if given.HasField("t")]
+            if not (_is_sound(np.array(numbers)) and all(map(_is_sound_tensor, tensors))):
+                found.append(node.output[0])
+    return found
 
 
 def with_free_batch(model: ModelProto) -> ModelProto:
@@ -225,6 +228,10 @@ def _messages(message: Message) -> Iterator[Message]:
             continue
         for part in [value] if isinstance(value, Message) else value:
             yield from _messages(part)
+
+
+def _is_sound_tensor(tensor: TensorProto) -> bool:
+    return tensor.data_type not in _FLOATING or _is_sound(numpy_helper.to_array(tensor))
 
 
 def _is_sound(array: np.ndarray[Any, Any]) -> bool:

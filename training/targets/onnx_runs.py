@@ -1,5 +1,6 @@
 """Running an ONNX graph in onnxruntime on the CPU: the reference for everything made from it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Final, final
 
@@ -12,6 +13,14 @@ Floats = NDArray[np.float32]
 
 LARGEST_DIFFERENCE: Final = 1e-4
 """Relative: what float32 sums in another order may make of the same logits."""
+
+# As prn_guard.session.SAFE_ENTRIES, which this side must not import.
+_SAFE_ENTRIES: Final = {
+    # A graph loaded from bytes would take external weights from the working directory.
+    "session.model_external_initializers_file_folder_path": os.devnull,
+    # Else a model with a mark at byte 4, in its producer's name say, is read as another format.
+    "session.load_model_format": "ONNX",
+}
 
 
 @final
@@ -29,6 +38,8 @@ class Reference:
         options = ort.SessionOptions()
         # What it would print is raised as well, and told to the caller.
         options.log_severity_level = 4
+        for name, value in _SAFE_ENTRIES.items():
+            options.add_session_config_entry(name, value)
         self._session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -1,6 +1,8 @@
 """CIFAR-10's strips: one picture a row, channels last in the file, labels beside."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,10 @@ def test_the_folder_is_recognised_by_its_files(folder: Path) -> None:
         ("test_lables.json", b"[0, 1]", "does not give each of the 4 pictures"),
         ("test_lables.json", b"[0, 1, 2, 10]", "a label from 0 to 9"),
         ("test_lables.json", b'["cat", 1, 2, 3]', "no list of labels"),
+        ("test_lables.json", b"[1.9, 1, 2, 3]", "no list of labels, whole numbers"),
+        ("test_lables.json", b"[true, 1, 2, 3]", "no list of labels, whole numbers"),
+        ("test_lables.json", b"[[0], [1], [2], [3]]", "no list of labels, whole numbers"),
+        ("test_lables.json", b"[0, 1, 2, 99999999999999999999]", "a label from 0 to 9"),
         ("test_lables.json", b"{", "no list of labels"),
         ("test_batch.png", b"\x89PNG\r\n\x1a\n", "cannot be read as PNG"),
     ],
@@ -64,7 +70,19 @@ def test_damage_is_refused(folder: Path, name: str, content: bytes, message: str
 
 def test_a_strip_of_another_width_is_refused(folder: Path) -> None:
     Image.fromarray(np.zeros((ROWS, 1023, 3), np.uint8)).save(folder / "test_batch.png")
-    with pytest.raises(DataError, match="1023 pixels wide; expected 1024"):
+    with pytest.raises(DataError, match="1023 pixels wide and 4 high; expected 1024"):
+        read_cifar10(folder, "test")
+
+
+@pytest.mark.parametrize("rows", [10_001, 100_000, 200_000])
+def test_a_strip_of_too_many_rows_is_refused_by_its_head(folder: Path, rows: int) -> None:
+    """Two of them are what Pillow warns of, or refuses, as a decompression bomb."""
+    path = folder / "test_batch.png"
+    content = bytearray(path.read_bytes())
+    content[20:24] = struct.pack(">I", rows)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"at most 10000 high|decompression bomb"):
         read_cifar10(folder, "test")
 
 

@@ -1,5 +1,6 @@
 """ONNX files that are classifiers are read as they are; whatever is none is refused by name."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_a_file_cut_short_is_refused(share: float) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"none\.onnx cannot be read"):
         read_onnx(tmp_path / "none.onnx")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(TargetError, match=r"pipe\.onnx cannot be read: .*no plain file"):
+        read_onnx(tmp_path / "pipe.onnx")
 
 
 def test_a_file_beyond_protobufs_limit_is_not_read(tmp_path: Path) -> None:
@@ -181,3 +188,44 @@ def test_answers_that_depend_on_the_batch_are_refused() -> None:
     ]
     tensors = tiny.weights() | {"zero": np.array([0])}
     _refused(tiny.model(nodes, tensors=tensors), "depend on what else is in the batch")
+
+
+def test_an_output_that_is_the_input_is_refused() -> None:
+    model = tiny.model()
+    model.graph.output.append(model.graph.input[0])
+    _refused(model, "gives its own input 'x' as an output.*Identity")
+
+
+def test_sparse_weights_are_refused() -> None:
+    weights = tiny.weights()
+    values = numpy_helper.from_array(weights.pop("c"), "c")
+    model = tiny.model(tensors=weights)
+    places = numpy_helper.from_array(np.arange(tiny.CLASSES), "places")
+    sparse = helper.make_sparse_tensor(values, places, [tiny.CLASSES])
+    model.graph.sparse_initializer.append(sparse)
+    _refused(model, "1 sparse initialiser.*first 'c'.*dense")
+
+
+@pytest.mark.parametrize("opset", [20, 13])
+def test_both_names_of_the_standard_domain_are_refused(opset: int) -> None:
+    model = tiny.model()
+    model.opset_import.append(helper.make_opsetid("ai.onnx", opset))
+    _refused(model, rf"2 times, as '' and 'ai.onnx' \(opsets \[20, {opset}\]\)")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("form", ["value", "value_floats", "value_float"])
+def test_constants_that_are_no_numbers_are_refused(form: str, value: float) -> None:
+    """Even where the answer on a few pictures does not show it: the runtime would not load it."""
+    numbers = [1.0, value]
+    given: object = numbers[1] if form == "value_float" else numbers
+    if form == "value":
+        given = numpy_helper.from_array(np.array(numbers, np.float32))
+    nodes = [helper.make_node("Constant", [], ["unused"], **{form: given}), *tiny.network()]
+    _refused(tiny.model(nodes), "NaN or infinite, first in 'unused'")
+
+
+def test_a_constant_mask_of_minus_infinity_passes() -> None:
+    mask = numpy_helper.from_array(np.array([-np.inf], np.float32))
+    nodes = [helper.make_node("Constant", [], ["mask"], value=mask), *tiny.network()]
+    assert parse_onnx(tiny.content(tiny.model(nodes)), name="t").class_count == tiny.CLASSES
