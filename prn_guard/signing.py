@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
+SIGNATURE_BYTES: Final = 64
 _MAX_KEY_BYTES: Final = 1 << 16
 
 
