@@ -200,7 +200,8 @@ def compare(
 
 def _same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where two arrays hold the same bits: 0.0 and -0.0 are equal as numbers, but not the same."""
-    return one.view(np.int32) == other.view(np.int32)
+    same: NDArray[np.bool_] = one.view(np.int32) == other.view(np.int32)
+    return same
 
 
 def _answering(bare: ClassifierGraph) -> onnx.ModelProto:
