@@ -168,14 +168,14 @@ def compare(
         device: what runs the graphs.
 
     Raises:
-        ArtifactError: an answer is not finite.
+        ArtifactError: an answer is not finite, or every picture is flagged.
         DeviceError: "cuda" was asked for and cannot be had.
     """
     run, run_bare = runner(graph.model, device=device), runner(_answering(bare), device=device)
     spec, names = guarded.target.spec, graph.names
     same = _same_outputs(graph, bare)
     classifier_input = InputTensor(name=bare.input_name, dtype="float32", layout=spec.layout)
-    tally = Tally(margins)
+    tally, passed = Tally(margins), 0
     for pixels, driven in deliveries(pictures, perturbations, guarded):
         with torch.no_grad():
             answer = guarded(as_images(pixels))
@@ -185,10 +185,23 @@ def compare(
         tally.add(torch_side, graph_side, float(guarded.detector.threshold), driven=driven)
         alone = run_bare(to_tensor(pixels, spec, classifier_input), tuple(same.values()))
         unflagged = ~graph_side[FLAGGED]
+        passed += int(unflagged.sum())
         for name, own in same.items():
             expected = alone[own].reshape(answered[name].shape)
-            tally.bit_equal &= bool((expected == answered[name])[unflagged].all())
+            tally.bit_equal &= bool(_same_bits(expected, answered[name])[unflagged].all())
+    if not passed:
+        raise ArtifactError(
+            "The graph flags every picture of the comparison, so that nothing shows whether it "
+            "leaves logits alone. Nothing was exported. Compare on more pictures (--limit) or on "
+            "others (--images)."
+        )
     return tally.result()
+
+
+def _same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where two arrays hold the same bits: 0.0 and -0.0 are equal as numbers, but not the same."""
+    same: NDArray[np.bool_] = one.view(np.int32) == other.view(np.int32)
+    return same
 
 
 def _answering(bare: ClassifierGraph) -> onnx.ModelProto:

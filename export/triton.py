@@ -122,7 +122,7 @@ def write_repository(
             _fill_version(new / str(settings.version), verified, signature)
         write_bytes(new / LABELS_FILE, _labels(interface))
         write_bytes(new / CONFIG_FILE, config.encode())
-        _put_in_place(new, model, settings.version)
+        versions = _put_in_place(new, model, settings, interface, versions)
     if service is not None:
         write_bytes(service, content.encode())
     return Repository(model, versions, interface, sha256, service)
@@ -207,25 +207,37 @@ def _staging_beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _put_in_place(new: Path, model: Path, version: int) -> None:
-    """Rename what is new into the repository: the version first, what lists it last."""
+def _put_in_place(
+    new: Path, model: Path, settings: Settings, interface: Interface, versions: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Rename what is new into the repository: the version first, what lists it last.
+
+    Returns:
+        The versions listed: those that another command wrote meanwhile are not dropped.
+    """
+    version = settings.version
     moved: Path | None = None
     try:
         if not model.exists():
             model.parent.mkdir(exist_ok=True)
             new.rename(model)
-            return
+            return versions
         if (new / str(version)).exists():
             moved = (new / str(version)).rename(model / str(version))
+        found = {int(e.name) for e in model.iterdir() if e.name.isdecimal() and e.is_dir()}
+        if found != set(versions):
+            versions = tuple(sorted(found))
+            write_bytes(new / CONFIG_FILE, config_text(interface, settings, versions).encode())
         for name in (LABELS_FILE, CONFIG_FILE):
             (new / name).replace(model / name)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         if moved is not None:
             shutil.rmtree(moved, ignore_errors=True)
         raise StorageError(
             f"{model} could not be put in place: {error}. The repository must lie on the same file "
             "system as the folder that holds it."
         ) from error
+    return versions
 
 
 def _service_head(name: str) -> str:

@@ -11,7 +11,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.parity import MARGINS, Tally, _refuse_disparity, measure_parity
+from export.parity import (
+    MARGINS,
+    Tally,
+    _refuse_disparity,
+    _same_bits,
+    compare,
+    measure_parity,
+)
 from export.pipeline import ExportOptions, guarded_graph
 from prn_guard.errors import ArtifactError
 from prn_guard.nn.guarded import GuardedClassifier
@@ -221,3 +228,19 @@ def test_bit_equality_alone_is_a_reason_to_refuse() -> None:
     parity = tally.result()
     with pytest.raises(ArtifactError, match="not bit-equal"):
         _refuse_disparity(parity)
+
+
+def test_a_zero_of_the_other_sign_has_other_bits() -> None:
+    ones = np.array([0.0, -0.0, 1.0, 1.0], np.float32)
+    others = np.array([-0.0, -0.0, 1.0, np.nextafter(np.float32(1), np.float32(2))], np.float32)
+    assert _same_bits(ones, others).tolist() == [False, True, True, False]
+
+
+def test_nothing_is_said_of_logits_where_every_picture_is_flagged(
+    guarded: GuardedClassifier, test_set: Pictures, artifact: Artifact
+) -> None:
+    guarded.detector.threshold.fill_(-1e6)
+    graph = guarded_graph(guarded, artifact.classifier, ExportOptions())
+    few, still = Subset(test_set, torch.arange(4)), torch.zeros(1, *test_set.shape)
+    with pytest.raises(ArtifactError, match="flags every picture of the comparison"):
+        compare(graph, artifact.classifier, guarded, few, still, margins=FULL)

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2 as schema
 
+from export import triton
 from export.triton import write_repository
 from export.triton_config import Settings
 from export.triton_interface import read_interface
@@ -158,6 +159,24 @@ def test_further_versions_join(tmp_path, artifact, out):
     assert Manifest.read(out / "guarded" / "12") == Manifest.read(second)
     shutil.rmtree(out / "guarded" / "1")
     assert write_repository(second, out, Settings(version=12)).versions == (12,)
+
+
+def test_a_version_that_another_command_wrote_meanwhile_is_listed(
+    tmp_path, artifact, out, monkeypatch
+):
+    write_repository(artifact, out, Settings())
+    other = write_small_artifact(tmp_path / "other", small_graph(bias=1.0))
+    fill = triton._fill_version
+
+    def slow(folder, *rest):
+        fill(folder, *rest)
+        monkeypatch.undo()
+        write_repository(other, out, Settings(version=2))
+
+    monkeypatch.setattr(triton, "_fill_version", slow)
+    written = write_repository(other, out, Settings(version=3))
+    assert written.versions == (1, 2, 3)
+    assert list(config_of(written.model).version_policy.specific.versions) == [1, 2, 3]
 
 
 def test_the_same_version_takes_new_settings_but_no_other_graph(tmp_path, artifact, out):
