@@ -88,7 +88,8 @@ def check(
         Path, typer.Argument(metavar="PATH", help="An artifact folder, or any .onnx file.")
     ],
     device: Annotated[
-        str, typer.Option("--device", help="'table' needs no GPU; 'cuda' asks a session on one.")
+        Literal["table", "cuda"],
+        typer.Option("--device", help="'table' needs no GPU; 'cuda' asks a session on one."),
     ] = "table",
     json_file: console.JsonOption = None,
 ) -> None:
@@ -133,7 +134,9 @@ def triton(
     max_queue_delay_us: Annotated[
         int, typer.Option("--max-queue-delay-us", help="Longest wait for others, microseconds.")
     ] = 1000,
-    device: Annotated[str, typer.Option("--device", help="gpu or cpu.")] = "gpu",
+    device: Annotated[
+        Literal["gpu", "cpu"], typer.Option("--device", help="Where Triton runs it.")
+    ] = "gpu",
     instances: Annotated[
         int, typer.Option("--instances", help="Copies on each GPU, or on the CPU.")
     ] = 1,
@@ -164,7 +167,7 @@ def triton(
         max_batch_size=max_batch_size,
         preferred_batch_sizes=as_numbers("--preferred-batch-sizes", preferred_batch_sizes),
         max_queue_delay_us=max_queue_delay_us,
-        device=device,  # type: ignore[arg-type]  # checked there
+        device=device,
         instances=instances,
         gpus=as_numbers("--gpus", gpus) or (),
         warm_up=warm_up,

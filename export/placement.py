@@ -7,7 +7,7 @@ provider's `GetCapability` (attributes that a kernel does not support).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import onnx
 
@@ -48,7 +48,7 @@ class Fallback:
     reason: str
 
 
-def judge(path: Path, device: str) -> tuple[Placement, tuple[Fallback, ...]]:
+def judge(path: Path, device: Literal["table", "cuda"]) -> tuple[Placement, tuple[Fallback, ...]]:
     """Judge the graph of an artifact folder, or an ONNX file, by the table or on a GPU.
 
     Args:

@@ -33,7 +33,15 @@ def require_device(device: Device) -> None:
 def runner(
     model: onnx.ModelProto, *, device: Device = "cpu"
 ) -> Callable[[NDArray[Any], tuple[str, ...]], Arrays]:
-    """A function from one input and names of outputs to those outputs.
+    """A function from pictures and names of outputs to those outputs.
+
+    Args:
+        model: a graph of one input.
+        device: what runs it.
+
+    Returns:
+        Takes the input `(N, ...)` in the graph's own layout and type, and names; gives the arrays
+        of those names, `(N, ...)` each, in the types that the graph states.
 
     Raises:
         ArtifactError: the graph does not load.

@@ -57,7 +57,7 @@ def test_what_is_no_graph_is_refused(run: Run, tmp_path: Path) -> None:
         run("check", tmp_path / "text.onnx"), "text.onnx", "no ONNX model", "Name an .onnx file"
     )
     path = pooling(tmp_path, 20)
-    assert_refused(run("check", path, "--device", "tpu"), "'tpu'", "'table' or 'cuda'")
+    assert_refused(run("check", path, "--device", "tpu"), "'tpu'", "one of 'table', 'cuda'")
 
 
 def test_a_gpu_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_missing_gpu_is_noticed_before_the_work(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr("export.pipeline.load_guard", _no_work)
     ended = run("guard", guard_folder, "--out", tmp_path / "out", "--device", "cuda")
-    assert_refused(ended, "built without CUDA", "pass device cpu")
+    assert_refused(ended, "built without CUDA", "choose another device than cuda")
     with pytest.raises(DeviceError):
         export_guard(guard_folder, tmp_path / "out", ExportOptions(device="cuda"))
     assert not (tmp_path / "out").exists()

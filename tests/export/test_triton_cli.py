@@ -65,6 +65,6 @@ def test_bad_options_are_refused(run, tmp_path):
     command = ("triton", artifact, "--out", tmp_path / "r")
     assert_refused(run(*command, "--gpus", "all"), "--gpus is 'all'", "commas")
     assert_refused(run(*command, "--name", "A"), "The name is 'A'", "Kubernetes")
-    assert_refused(run(*command, "--device", "tpu"), "'tpu'", "'gpu' or 'cpu'")
+    assert_refused(run(*command, "--device", "tpu"), "'tpu'", "one of 'gpu', 'cpu'")
     assert_refused(run("triton", tmp_path / "none", "--out", tmp_path / "r"), "no folder")
     assert not (tmp_path / "r").exists()
