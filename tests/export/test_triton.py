@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import onnx
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2 as schema
@@ -16,10 +15,8 @@ from tritonclient.grpc import model_config_pb2 as schema
 from export import triton
 from export.triton import write_repository
 from export.triton_config import Settings
-from export.triton_interface import read_interface
 from prn_guard.contract import UINT8_NHWC, Manifest, OutputNames
 from prn_guard.errors import ArtifactError, InvalidArgumentError, StorageError
-from prn_guard.signing import sign_manifest
 from tests.export.small_artifact import (
     CLASSES,
     DROP_IN,
@@ -27,7 +24,6 @@ from tests.export.small_artifact import (
     small_graph,
     write_small_artifact,
 )
-from tests.prn_guard.tiny import write_keys
 
 ODD = OutputNames(logits='out"put:0', label="label\n", score="scöre", flagged="f\\")
 TYPES = {
@@ -60,15 +56,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_an_artifact_that_the_key_did_not_sign_is_not_written(artifact, out, tmp_path):
-    private, public = write_keys(tmp_path, Ed25519PrivateKey.generate())
-    with pytest.raises(ArtifactError, match=r"manifest\.sig"):
-        write_repository(artifact, out, Settings(), public_key=public)
-    assert not out.exists()
-    sign_manifest(artifact, private)
-    assert write_repository(artifact, out, Settings(), public_key=public).versions == (1,)
-
-
 def test_the_layout(artifact, out):
     (artifact / "manifest.sig").write_bytes(b"s" * 64)
     write_repository(artifact, out, Settings(version=3))
@@ -81,42 +68,6 @@ def test_the_layout(artifact, out):
         "guarded/3/manifest.sig": b"s" * 64,
     }
     assert sorted(path.name for path in out.parent.iterdir()) == ["artifact", "repository"]
-
-
-@pytest.mark.parametrize("length", [0, 63, 65, 1 << 21])
-def test_a_signature_of_another_length_is_not_copied(artifact, out, length):
-    (artifact / "manifest.sig").write_bytes(b"s" * length)
-    with pytest.raises(ArtifactError, match=r"manifest\.sig"):
-        write_repository(artifact, out, Settings())
-    assert not out.exists()
-
-
-@pytest.mark.parametrize("kind", ["file outside", "nothing", "pipe", "folder"])
-def test_a_signature_that_is_no_file_of_the_artifact_is_not_copied(artifact, out, tmp_path, kind):
-    signature = artifact / "manifest.sig"
-    if kind == "pipe":
-        os.mkfifo(signature)
-    elif kind == "folder":
-        signature.mkdir()
-    else:
-        if kind == "file outside":
-            (tmp_path / "secret").write_bytes(b"s" * 64)
-        signature.symlink_to(tmp_path / "secret")
-    with pytest.raises(ArtifactError, match=r"manifest\.sig"):
-        write_repository(artifact, out, Settings())
-    assert not out.exists()
-
-
-def test_the_manifest_is_the_one_that_was_verified(artifact, out, monkeypatch):
-    before = (artifact / "manifest.json").read_bytes()
-
-    def interface(*arguments):
-        (artifact / "manifest.json").write_bytes(b"another, as soon as it was read")
-        return read_interface(*arguments)
-
-    monkeypatch.setattr("export.triton.read_interface", interface)
-    write_repository(artifact, out, Settings())
-    assert (out / "guarded" / "1" / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
