@@ -21,6 +21,7 @@ from prn_guard.contract import (
     BARE_FILE,
     GRAPH_FILE,
     REPEATING,
+    SIGNATURE_FILE,
     UINT8_NHWC,
     Ball,
     Classifier,
@@ -117,6 +118,8 @@ def export_guard(folder: Path, out: Path, options: ExportOptions) -> Manifest:
     if options.with_bare:
         files[BARE_FILE] = classifier.model.SerializeToString()
     manifest = _manifest(record, graph, classifier, detection, parity, placement, files, options)
+    if options.private_key is None and (out / SIGNATURE_FILE).exists():
+        console.say(f"The earlier export in {out} was signed; this one is not.")
     write_artifact(out, manifest, files, private_key=options.private_key)
     return manifest
 

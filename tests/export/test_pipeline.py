@@ -221,7 +221,9 @@ def test_a_signed_export(run: Run, guard_folder: Path, tmp_path: Path) -> None:
     assert Guard(out, public_key=public).manifest == Guard(out).manifest
     with pytest.raises(ArtifactError, match=r"no signature of manifest\.json by the key"):
         Guard(out, public_key=other)
-    assert run(*command).code == 0
+    unsigned = run(*command)
+    assert unsigned.code == 0
+    assert "was signed; this one is not" in unsigned.out
     assert not (out / "manifest.sig").exists()
     with pytest.raises(ArtifactError, match=r"manifest\.sig is missing"):
         Guard(out, public_key=public)
