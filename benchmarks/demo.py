@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from benchmarks.publishing import publish
+from benchmarks.publishing import commit, publish
 from prn_guard import console
 from prn_guard.files import read_json, write_json
 from training.evaluation.tables import rows_of
@@ -39,7 +39,7 @@ def main(
             seconds = _run(Path(folder), seed)
             runs.append(collect(Path(folder), seconds=seconds))
     # Over all runs: the system keeps one maximum for all children.
-    write_json(RESULT, {"commit": _commit(), "peak_mebibytes": _peak_of_children(), "runs": runs})
+    write_json(RESULT, {"commit": commit(), "peak_mebibytes": _peak_of_children(), "runs": runs})
     publish(README, "demo", render(read_json(RESULT)))
     console.say(f"Written: {RESULT.relative_to(ROOT)}, and the figures of {README.name}.")
 
@@ -120,17 +120,6 @@ def _run(out: Path, seed: int) -> float:
 def _peak_of_children() -> int:
     """Resident mebibytes of the largest child process so far; Linux counts in kibibytes."""
     return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
-
-
-def _commit() -> str:
-    """What was measured: the short hash, with a mark where files differ from it."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

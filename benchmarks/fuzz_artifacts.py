@@ -8,7 +8,6 @@ exception, or was served though it must not be.
 """
 
 import platform
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.fuzz_worker import Outcome, Pictures, worker
 from benchmarks.mutations import Case, Files, Way, draw_case
+from benchmarks.publishing import commit
 from prn_guard import __version__, console
 from prn_guard.contract import GRAPH_FILE, MANIFEST_FILE, SIGNATURE_FILE
 from prn_guard.files import write_json
@@ -58,7 +58,7 @@ def main(
     write_json(
         out,
         {
-            "commit": _commit(),
+            "commit": commit(),
             "cases": cases,
             "seed": seed,
             "seconds": round(time.monotonic() - begin, 1),
@@ -159,17 +159,6 @@ def _original(place: Path) -> tuple[Files, Path]:
     sign_manifest(intact, private)
     names = (GRAPH_FILE, MANIFEST_FILE, SIGNATURE_FILE)
     return {name: (intact / name).read_bytes() for name in names}, public
-
-
-def _commit() -> str:
-    """What was tried: the short hash, with a mark where files differ from it."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
 
 
 def _pictures(seed: int) -> Pictures:

@@ -1,9 +1,24 @@
-"""Blocks of pages that are written from result files."""
+"""What result files state of their origin, and blocks of pages that are written from them."""
 
+import subprocess
 from pathlib import Path
+from typing import Final
 
 from prn_guard.errors import DataError
 from prn_guard.files import write_bytes
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+def commit() -> str:
+    """What was measured: the short hash, with a mark where files differ from it."""
+    return subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 def marks(name: str) -> tuple[str, str]:

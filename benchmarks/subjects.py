@@ -69,9 +69,7 @@ def cifar10(target: Target, folder: Path) -> Subject:
     files = sorted((data_folder() / "perturbations").glob("cifar10-*.pth"))
     perturbations = torch.cat([load_perturbations(path, target.spec.shape) for path in files])
     parts = _parts(Subset(training, torch.arange(12_000)), 10_000, 1_000)
-    guarded = _briefly_trained(target, parts, perturbations, Recipe(
-        epochs=1, learning_rate=0.003, decay=0.5, batch_size=64,
-    ))  # fmt: skip
+    guarded = _briefly_trained(target, parts, perturbations, batch_size=64)
     return Subject(
         guarded=guarded,
         graph=lambda precision: from_torch(target, precision=precision),
@@ -107,9 +105,7 @@ def imagenet(target: Target) -> Subject:
     more = (0, spec.width - 224, 0, spec.height - 224)
     perturbations = F.pad(made, more, mode="reflect")
     parts = _parts(training, 600, 200)
-    guarded = _briefly_trained(target, parts, perturbations, Recipe(
-        epochs=1, learning_rate=0.003, decay=0.5, batch_size=16,
-    ))  # fmt: skip
+    guarded = _briefly_trained(target, parts, perturbations, batch_size=16)
     return Subject(
         guarded=guarded,
         graph=lambda precision: from_torch(target, precision=precision),
@@ -132,13 +128,15 @@ def _briefly_trained(
     target: Target,
     parts: Parts,
     perturbations: Tensor,
-    recipe: Recipe,
+    *,
+    batch_size: int,
 ) -> GuardedClassifier:
     spec = target.spec
     rectifier = build_rectifier(
         default_spec(spec.channels, spec.height, spec.width),
         generator=generator_for(SEED, "weights"),
     )
+    recipe = Recipe(epochs=1, learning_rate=0.003, decay=0.5, batch_size=batch_size)
     with tracked("Training the rectifier") as track:
         fit_rectifier(
             rectifier, target, parts[0], perturbations, recipe=recipe, seed=SEED,

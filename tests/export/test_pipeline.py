@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +28,7 @@ from prn_guard.nn.target import Target
 from prn_guard.preparation import to_tensor
 from tests.commands import Run, assert_refused
 from tests.export.conftest import Artifact
+from tests.export.running import answers_of, no_work
 from tests.export.small_classifiers import twin_model
 from tests.tolerances import LOGIT, SCORE, assert_close
 from tests.training.small import everything
@@ -38,20 +38,6 @@ from training.guard.folder import load_guard
 
 Wrap = Callable[..., Path]
 QUICK = ExportOptions(limit=20)
-
-
-def _no_work(*_: object, **__: object) -> None:
-    pytest.fail("the long part began")
-
-
-def _run(model: onnx.ModelProto, pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {session.get_inputs()[0].name: pictures}), strict=True)
-    )
 
 
 # A fit and an export by the command lines
@@ -96,7 +82,7 @@ def test_a_torch_target_on_its_own_scale(
     assert manifest.outputs == ("logits", "label", "score", "flagged")
     assert (manifest.classifier.source, manifest.opset) == ("torch", 20)
     pixels = as_integers(everything(test_set))
-    given = _run(
+    given = answers_of(
         onnx.load(tmp_path / "out" / "guarded.onnx"),
         ((everything(test_set) - 0.5) / 0.25).numpy(),
     )
@@ -156,7 +142,7 @@ def test_blue_first_and_channels_last(client_input: ClientInput, precision: str)
     graph = guarded_graph(guarded, classifier, options)
     by_hand = (pixels[..., ::-1].astype(np.float32) - [104, 117, 123]) / [57, 58, 59]
     own = to_tensor(pixels, guarded.target.spec, graph.tensor)
-    given = _run(graph.model, own)
+    given = answers_of(graph.model, own)
     if client_input == "same":
         assert graph.tensor.shape(guarded.target.spec) == (10, 9, 3)
         assert_close(own, by_hand, LOGIT)
@@ -171,7 +157,7 @@ def test_blue_first_and_channels_last(client_input: ClientInput, precision: str)
         assert_close(given["logits"][agreed], expected.logits.numpy()[agreed], LOGIT)
     else:
         assert np.abs(given["logits"] - expected.logits.numpy())[agreed].max() < 0.01
-    alone = _run(classifier.model, by_hand.astype(np.float32))["logits"]
+    alone = answers_of(classifier.model, by_hand.astype(np.float32))["logits"]
     assert_close(given["logits"][~given["flagged"]], alone[~given["flagged"]], LOGIT)
 
 
@@ -232,7 +218,7 @@ def test_a_signed_export(run: Run, guard_folder: Path, tmp_path: Path) -> None:
 def test_a_key_of_no_use_is_refused_before_the_work(
     run: Run, guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.pipeline.load_guard", _no_work)
+    monkeypatch.setattr("export.pipeline.load_guard", no_work)
     elliptic, public = _keys(tmp_path, "elliptic", generate_private_key(SECP256R1()))
     command = ("guard", guard_folder, "--out", tmp_path / "out", "--sign")
     assert_refused(run(*command, elliptic), "expected Ed25519")

@@ -17,6 +17,7 @@ from prn_guard import Guard
 from prn_guard.errors import ArtifactError, DeviceError, TargetError
 from tests.commands import Run, assert_refused
 from tests.export.conftest import Artifact
+from tests.export.running import answers_of, no_work
 from tests.export.small_classifiers import twin_model
 from training.datasets import Pictures
 from training.guard.folder import load_guard
@@ -25,20 +26,6 @@ from training.targets.onnx_files import parse_onnx
 
 Wrap = Callable[..., Path]
 QUICK = ExportOptions(limit=20)
-
-
-def _no_work(*_: object, **__: object) -> None:
-    pytest.fail("the long part began")
-
-
-def _run(model: onnx.ModelProto, pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(
-        zip(names, session.run(names, {session.get_inputs()[0].name: pictures}), strict=True)
-    )
 
 
 # Placement
@@ -71,7 +58,7 @@ def test_a_missing_gpu_is_noticed_before_the_work(
     run: Run, guard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr("export.pipeline.load_guard", _no_work)
+    monkeypatch.setattr("export.pipeline.load_guard", no_work)
     ended = run("guard", guard_folder, "--out", tmp_path / "out", "--device", "cuda")
     assert_refused(ended, "built without CUDA", "choose another device than cuda")
     with pytest.raises(DeviceError):
@@ -147,7 +134,7 @@ def test_files_that_the_runtime_would_refuse(
     """Already when they are read, so that no guard is fitted to them either."""
     model = make()
     content = model.SerializeToString()
-    assert _run(model, np.zeros((2, 1, 12, 12), np.float32))["again"].shape == (2, 3)
+    assert answers_of(model, np.zeros((2, 1, 12, 12), np.float32))["again"].shape == (2, 3)
     with pytest.raises(TargetError, match=named):
         parse_onnx(content, name="net.onnx")
     ended = run("guard", in_front_of(model), "--out", tmp_path / "out")
@@ -170,7 +157,7 @@ def test_graphs_that_the_runtime_would_refuse(
         model=make(), tensor=artifact.graph.tensor, names=artifact.graph.names, digest="0" * 64
     )
     monkeypatch.setattr("export.pipeline.guarded_graph", lambda *_: graph)
-    monkeypatch.setattr("export.pipeline.table_placement", _no_work)
+    monkeypatch.setattr("export.pipeline.table_placement", no_work)
     with pytest.raises(TargetError, match=f"exports to {named}.*Nothing was exported"):
         export_guard(guard_folder, tmp_path / "out", QUICK)
     assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from prn_guard.errors import TargetError
 from prn_guard.nn.detector import Detector
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.preparation import to_tensor
+from tests.export.running import answers_of
 from tests.export.small_classifiers import CLASSES, SIDE, classifier_graph, classifier_model
 
 OPSETS = (13, 17, 18, 20, 21, 23)
@@ -70,14 +69,6 @@ def _spliced(
     return graph
 
 
-def _run(model: onnx.ModelProto, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
-
-
 @pytest.fixture
 def pixels() -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
@@ -90,8 +81,8 @@ def test_a_guard_that_passes_all_through_changes_no_bit(
 ) -> None:
     model = classifier_model(opset=opset, features="features")
     graph = _spliced(model, same=same)
-    given = _run(graph.model, to_tensor(pixels, _spec(), graph.tensor))
-    expected = _run(model, to_tensor(pixels, _spec(), _own(model)))
+    given = answers_of(graph.model, to_tensor(pixels, _spec(), graph.tensor))
+    expected = answers_of(model, to_tensor(pixels, _spec(), _own(model)))
     assert not given["flagged"].any()
     for name in ("logits", "features") if same else ("logits",):
         assert np.array_equal(given[name].view(np.int32), expected[name].view(np.int32))
@@ -102,8 +93,8 @@ def test_a_guard_that_passes_all_through_changes_no_bit(
 def test_the_same_front_answers_alike_under_every_opset(
     pixels: NDArray[np.uint8], opset: int
 ) -> None:
-    given = _run(_spliced(classifier_model(opset=opset), threshold=ALWAYS).model, pixels)
-    oldest = _run(_spliced(classifier_model(opset=18), threshold=ALWAYS).model, pixels)
+    given = answers_of(_spliced(classifier_model(opset=opset), threshold=ALWAYS).model, pixels)
+    oldest = answers_of(_spliced(classifier_model(opset=18), threshold=ALWAYS).model, pixels)
     assert given["flagged"].all()
     assert np.array_equal(given["score"], oldest["score"])
     assert np.array_equal(given["logits"], oldest["logits"])
@@ -176,8 +167,8 @@ def test_a_graph_for_bytes_calls_the_logits_logits(pixels: NDArray[np.uint8]) ->
     model = classifier_model(image="data", logits="dense_2", features="embedding")
     graph = _spliced(model)
     assert graph.outputs == graph.names.all() == ("logits", "label", "score", "flagged")
-    expected = _run(model, to_tensor(pixels, _spec(), _own(model)))["dense_2"]
-    assert np.array_equal(_run(graph.model, pixels)["logits"], expected)
+    expected = answers_of(model, to_tensor(pixels, _spec(), _own(model)))["dense_2"]
+    assert np.array_equal(answers_of(graph.model, pixels)["logits"], expected)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -189,8 +180,8 @@ def test_names_that_the_classifier_uses_itself_are_left_to_it(
     assert graph.tensor.name == ("x" if same else "guard_image")
     logits = "label" if same else "logits"
     assert graph.names.all() == (logits, "guard_label", "guard_score", "flagged")
-    given = _run(graph.model, to_tensor(pixels, _spec(), graph.tensor))
-    expected = _run(model, to_tensor(pixels, _spec(), _own(model)))["label"]
+    given = answers_of(graph.model, to_tensor(pixels, _spec(), graph.tensor))
+    expected = answers_of(model, to_tensor(pixels, _spec(), _own(model)))["label"]
     assert np.array_equal(given[logits], expected)
     assert given["guard_label"].shape == (5,)
 
@@ -200,16 +191,16 @@ def test_channels_last(pixels: NDArray[np.uint8], *, same: bool) -> None:
     model = classifier_model(layout="nhwc")
     graph = _spliced(model, same=same, layout="nhwc")
     spec = _spec("nhwc")
-    given = _run(graph.model, to_tensor(pixels, spec, graph.tensor))["logits"]
-    assert np.array_equal(given, _run(model, pixels.astype(np.float32))["logits"])
+    given = answers_of(graph.model, to_tensor(pixels, spec, graph.tensor))["logits"]
+    assert np.array_equal(given, answers_of(model, pixels.astype(np.float32))["logits"])
     assert given.shape == (5, CLASSES)
 
 
 def test_a_reference_inside_a_branch_is_redirected_too(pixels: NDArray[np.uint8]) -> None:
     model = _with_branch()
     graph = _spliced(model)
-    expected = _run(model, to_tensor(pixels, _spec(), _own(model)))["logits"]
-    assert np.array_equal(_run(graph.model, pixels)["logits"], expected)
+    expected = answers_of(model, to_tensor(pixels, _spec(), _own(model)))["logits"]
+    assert np.array_equal(answers_of(graph.model, pixels)["logits"], expected)
     assert graph.digest == classifier_digest(model.graph, "image")
 
 
@@ -259,10 +250,10 @@ def test_the_opset_is_the_files_and_the_ir_version_the_higher_of_the_two() -> No
 def test_the_threshold_is_what_flags_and_nothing_else(pixels: NDArray[np.uint8]) -> None:
     """The front was exported with threshold and bias both 0, which the exporter keeps once."""
     graph = _spliced(classifier_model())
-    scores = _run(graph.model, pixels)["score"]
+    scores = answers_of(graph.model, pixels)["score"]
     middle = float(np.sort(scores)[2])
     set_threshold(graph.model, middle)
-    given = _run(graph.model, pixels)
+    given = answers_of(graph.model, pixels)
     assert np.array_equal(given["score"], scores)
     assert np.array_equal(given["flagged"], scores > np.float32(middle))
     assert given["flagged"].sum() == 2
