@@ -7,8 +7,9 @@ import torch
 
 from prn_guard.errors import DataError
 from training.attacks.fooling import Classifier, fooling_rate, predict
+from training.attacks.job import AttackJob
 from training.attacks.norms import Norm, check_ball, norm_of
-from training.attacks.registry import AttackJob, method
+from training.attacks.registry import craft, method
 from training.checkpoint import save_tensors
 from training.datasets import Pictures, Subset, held_in_memory
 from training.progress import tracked
@@ -39,7 +40,7 @@ def craft_and_measure(
         InvalidArgumentError: no such method, or options that make no sense for it.
         DataError: fewer than two pictures.
     """
-    chosen = method(method_name)
+    method(method_name)
     check_ball(norm, epsilon, pictures.shape)
     if len(pictures) < 2:
         raise DataError("An attack needs pictures to craft on and others to judge by; got one.")
@@ -47,7 +48,8 @@ def craft_and_measure(
     crafting = held_in_memory(Subset(pictures, order[: min(CRAFTING_PICTURES, len(order) // 2)]))
     judging = Subset(pictures, order[len(crafting) :][:JUDGING_PICTURES])
     with tracked(f"Attacking by {method_name}") as track:
-        perturbation = chosen.craft(
+        perturbation = craft(
+            method_name,
             AttackJob(
                 classifier=classifier,
                 pictures=crafting,
@@ -57,7 +59,7 @@ def craft_and_measure(
                 target_class=target_class,
                 steps=steps,
                 on_step=track,
-            )
+            ),
         )
     clean = predict(classifier, judging)
     perturbed = predict(classifier, judging, perturbation)

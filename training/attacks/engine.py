@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.norms import Norm, project, steepest_direction
+from training.attacks.norms import Norm, largest_value, project, steepest_direction
+from training.attacks.objectives import Objective
 from training.datasets import Pictures
 
 Rule = Literal["sign-pgd", "sgd", "momentum", "adam"]
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Maps images `(B, C, H, W)`, their positions `(B,)` in the crafting set, and the perturbation
-`(C, H, W)` to the scalar that the attack ascends."""
 OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 Update = Callable[[Tensor, Tensor, int], Tensor]
@@ -45,11 +43,11 @@ class Schedule:
 
 
 def update_rule(rule: Rule, *, norm: Norm, epsilon: float, schedule: Schedule) -> Update:
-    """The function that turns `(perturbation, gradient, step)` into the next perturbation.
+    """The function that turns `(perturbations, gradient, step)` into the next perturbations.
 
-    `sign-pgd` steps along the steepest direction of the norm; `sgd` and `momentum` along the
-    gradient itself, scaled so that its largest value has the length of the step; `adam` along
-    bias-corrected moments (0.9, 0.999).
+    Each of the perturbations `(P, C, H, W)` moves by itself. `sign-pgd` steps along the steepest
+    direction of the norm; `sgd` and `momentum` along the gradient itself, scaled so that its
+    largest value has the length of the step; `adam` along bias-corrected moments (0.9, 0.999).
     """
     first: list[Tensor] = []
     second: list[Tensor] = []
@@ -58,20 +56,20 @@ def update_rule(rule: Rule, *, norm: Norm, epsilon: float, schedule: Schedule) -
         if rule == "sign-pgd":
             return steepest_direction(gradient, norm)
         if rule == "sgd":
-            return gradient / gradient.abs().max().clamp(min=1e-12)
+            return gradient / largest_value(gradient)
         if not first:
             first.append(torch.zeros_like(gradient))
             second.append(torch.zeros_like(gradient))
         first[0].mul_(0.9).add_(gradient, alpha=0.1)
         if rule == "momentum":
-            return first[0] / first[0].abs().max().clamp(min=1e-12)
+            return first[0] / largest_value(first[0])
         second[0].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         mean = first[0] / (1 - 0.9 ** (step + 1))
         deviation = (second[0] / (1 - 0.999 ** (step + 1))).sqrt()
         return mean / (deviation + 1e-12)
 
-    def update(perturbation: Tensor, gradient: Tensor, step: int) -> Tensor:
-        moved = perturbation + schedule.size(step, epsilon) * direction(gradient, step)
+    def update(perturbations: Tensor, gradient: Tensor, step: int) -> Tensor:
+        moved = perturbations + schedule.size(step, epsilon) * direction(gradient, step)
         return project(moved, norm, epsilon)
 
     if rule not in {"sign-pgd", "sgd", "momentum", "adam"}:
@@ -92,18 +90,21 @@ def ascend(
     generator: torch.Generator,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Ascend `objective` from `start` `(C, H, W)`, one random mini-batch per step.
+    """Ascend `objective` from `start` `(P, C, H, W)`, one random mini-batch per step.
 
-    Memory does not grow with the number of pictures: only one batch is held at a time, and the
+    Memory does not grow with the number of pictures: only one batch is held at a time, and a
     perturbation is never copied per picture.
+
+    Returns:
+        `(P, C, H, W)` on the device of the pictures.
     """
-    perturbation = start.clone()
+    perturbations = start.to(pictures.device, copy=True)
     for step in range(steps):
         positions = torch.randint(len(pictures), (batch_size,), generator=generator)
         images = pictures.batch(positions)
-        leaf = perturbation.requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(images, positions, leaf), leaf)
-        perturbation = update(perturbation.detach(), gradient, step)
+        leaf = perturbations.requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(images, positions, leaf).sum(), leaf)
+        perturbations = update(perturbations.detach(), gradient, step)
         if on_step is not None:
             on_step(step + 1, steps)
-    return perturbation.detach()
+    return perturbations.detach()

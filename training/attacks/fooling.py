@@ -9,7 +9,8 @@ from training.attacks.norms import perturb
 from training.datasets import Pictures, batch_for, batches
 
 Classifier = Callable[[Tensor], Tensor]
-"""Maps `(B, C, H, W)` float32 in [0, 1] to logits `(B, K)`; a torch module is one."""
+"""Maps `(B, C, H, W)` float32 in [0, 1] to logits `(B, K)`, on the device of the pictures; a torch
+module is one."""
 
 EVALUATION_BATCH = 500
 
@@ -18,12 +19,14 @@ EVALUATION_BATCH = 500
 def predict(
     classifier: Classifier, pictures: Pictures, perturbation: Tensor | None = None
 ) -> Tensor:
-    """Predicted labels `(N,)` int64 of all pictures, under `perturbation` `(C, H, W)` if given."""
+    """Predicted labels `(N,)` int64 on the CPU, under `perturbation` `(C, H, W)` if given."""
     answers = []
+    if perturbation is not None:
+        perturbation = perturbation.to(pictures.device)
     for images, _ in batches(pictures, batch_for(pictures.shape, EVALUATION_BATCH)):
         seen = images if perturbation is None else perturb(images, perturbation)
         answers.append(classifier(seen).argmax(dim=1))
-    return torch.cat(answers)
+    return torch.cat(answers).cpu()
 
 
 def fooling_rate(clean_predictions: Tensor, perturbed_predictions: Tensor) -> float:

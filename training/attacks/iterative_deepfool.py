@@ -20,6 +20,7 @@ from prn_guard.errors import InvalidArgumentError
 from training.attacks.deepfool import deepfool_steps
 from training.attacks.engine import OnStep
 from training.attacks.fooling import Classifier, fooling_rate, predict
+from training.attacks.job import AttackJob, Method
 from training.attacks.norms import Norm, check_ball, perturb, project
 from training.datasets import Pictures
 
@@ -86,3 +87,23 @@ def iterative_deepfool_uap(
         if rate >= wished_fooling_rate:
             break
     return best.detach()
+
+
+def _craft(job: AttackJob) -> Tensor:
+    return iterative_deepfool_uap(
+        job.classifier,
+        job.pictures,
+        norm=job.norm,
+        epsilon=job.epsilon,
+        generator=job.generator,
+        start=job.start,
+        on_step=job.on_step,
+    )
+
+
+ITERATIVE_DEEPFOOL = Method(
+    summary="sum of the DeepFool steps of picture after picture",
+    family="DeepFool",
+    craft=_craft,
+    takes=frozenset({"start"}),
+)

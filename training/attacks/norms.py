@@ -42,12 +42,17 @@ def project(perturbations: Tensor, norm: Norm, epsilon: float) -> Tensor:
     return perturbations * (epsilon / length.clamp(min=1e-12)).clamp(max=1.0)
 
 
-def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """The step of unit norm along which `gradient` `(C, H, W)` rises fastest."""
+def steepest_direction(gradients: Tensor, norm: Norm) -> Tensor:
+    """The steps of unit norm along which `gradients` `(..., C, H, W)` rise fastest."""
     if norm == "linf":
-        return gradient.sign()
-    length: Tensor = gradient.norm()
-    return gradient / length.clamp(min=torch.finfo(gradient.dtype).tiny)
+        return gradients.sign()
+    lengths = norm_of(gradients, "l2")[..., None, None, None]
+    return gradients / lengths.clamp(min=torch.finfo(gradients.dtype).tiny)
+
+
+def largest_value(gradients: Tensor) -> Tensor:
+    """Largest magnitude in each of `gradients` `(..., C, H, W)`, to divide by: `(..., 1, 1, 1)`."""
+    return norm_of(gradients, "linf").clamp(min=1e-12)[..., None, None, None]
 
 
 def random_start(
@@ -62,5 +67,9 @@ def random_start(
 
 
 def perturb(images: Tensor, perturbation: Tensor) -> Tensor:
-    """Pictures under a perturbation, kept in [0, 1]; shapes `(B, C, H, W)` and `(C, H, W)`."""
+    """Pictures under a perturbation, kept in [0, 1]; shapes that broadcast.
+
+    `(B, C, H, W)` and `(C, H, W)` give one perturbed batch, `(B, C, H, W)` and `(P, 1, C, H, W)`
+    one batch per perturbation; the perturbation is not copied for it.
+    """
     return (images + perturbation).clamp(0.0, 1.0)

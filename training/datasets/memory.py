@@ -4,10 +4,12 @@ from typing import Final
 
 import torch
 
+from prn_guard.errors import DataError
 from training.datasets.fitting import Shape
 from training.datasets.pictures import ArrayPictures, Pictures, batches
 
 LARGEST_BYTES: Final = 2**30
+CPU: Final = torch.device("cpu")
 BATCH: Final = 256
 PIXELS_AT_ONCE: Final = 1_600_000
 """A network with 64 channels at full resolution then takes about 400 MB per layer."""
@@ -18,18 +20,32 @@ def batch_for(shape: Shape, largest: int) -> int:
     return max(1, min(largest, PIXELS_AT_ONCE // (shape[1] * shape[2])))
 
 
-def held_in_memory(pictures: Pictures, *, largest_bytes: int = LARGEST_BYTES) -> Pictures:
-    """The same pictures, cut at the centre, decoded and kept as 8-bit pixels.
+def held_in_memory(
+    pictures: Pictures,
+    *,
+    device: torch.device = CPU,
+    largest_bytes: int = LARGEST_BYTES,
+) -> Pictures:
+    """The same pictures, cut at the centre, decoded and kept as 8-bit pixels on `device`.
 
     An attack reads each picture many times; decoding a JPEG costs more than a small network's
-    answer. Sets that would take more than `largest_bytes` are returned as they are.
+    answer. On the CPU, sets that would take more than `largest_bytes` are returned as they are.
+
+    Raises:
+        DataError: so many pictures do not belong into the memory of another device.
     """
     channels, height, width = pictures.shape
-    if len(pictures) * channels * height * width > largest_bytes:
-        return pictures
+    size = len(pictures) * channels * height * width
+    if size > largest_bytes:
+        if device == CPU:
+            return pictures
+        raise DataError(
+            f"{len(pictures)} pictures of {channels}x{height}x{width} take {size / 2**30:.1f} GiB "
+            f"on {device}, more than {largest_bytes / 2**30:.1f}. Use fewer, as by --limit."
+        )
     images = torch.empty(len(pictures), channels, height, width, dtype=torch.uint8)
     begin = 0
     for batch, _ in batches(pictures, BATCH):
         images[begin : begin + len(batch)] = (batch * 255).round()
         begin += len(batch)
-    return ArrayPictures(images, pictures.labels, pictures.class_names)
+    return ArrayPictures(images.to(device), pictures.labels, pictures.class_names)

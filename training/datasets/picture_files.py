@@ -94,6 +94,11 @@ class FilePictures:
         return self._fitting.size
 
     @property
+    def device(self) -> torch.device:
+        """Decoded pictures are on the CPU."""
+        return torch.device("cpu")
+
+    @property
     def labels(self) -> Tensor:
         """Class indices `(N,)` int64."""
         return self._labels

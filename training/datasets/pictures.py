@@ -19,6 +19,11 @@ class Pictures(Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Where `batch` puts the pictures."""
+        ...
+
+    @property
     def labels(self) -> Tensor:
         """Class indices `(N,)` int64 on the CPU."""
         ...
@@ -39,7 +44,7 @@ class Pictures(Protocol):
                 corners and centre); None cuts at the centre.
 
         Returns:
-            `(B, C, H, W)` float32 in [0, 1] on the CPU.
+            `(B, C, H, W)` float32 in [0, 1] on `device`.
         """
         ...
 
@@ -49,7 +54,7 @@ class ArrayPictures:
     """Pictures held in memory.
 
     Args:
-        images: `(N, C, H, W)` uint8, 0..255.
+        images: `(N, C, H, W)` uint8, 0..255; their device is where batches are put.
         labels: `(N,)` int64.
         class_names: one name per class.
         fitting: size to bring them to, applied when they are read; None leaves them as they are.
@@ -84,6 +89,11 @@ class ArrayPictures:
     def shape(self) -> Shape:
         """`(C, H, W)` of every picture."""
         return self._fitting.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are held."""
+        return self._images.device
 
     @property
     def labels(self) -> Tensor:
@@ -130,6 +140,11 @@ class Subset:
     def shape(self) -> Shape:
         """`(C, H, W)` of every picture."""
         return self._pictures.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where `batch` puts the pictures."""
+        return self._pictures.device
 
     @property
     def labels(self) -> Tensor:

@@ -24,7 +24,7 @@ from prn_guard.errors import ArtifactError, DataError
 from training.attacks.engine import OnStep, Schedule
 from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.norms import Norm
-from training.attacks.stochastic_gradient import stochastic_gradient_uap
+from training.attacks.stochastic_gradient import stochastic_gradient_uaps
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, Subset, held_in_memory
 from training.randomness import generator_for
@@ -177,13 +177,13 @@ def craft_bank(
         target_class = _random_class(len(crafting.class_names), generator)
         size = min(CRAFTING_SUBSET, len(crafting))
         chosen = torch.randperm(len(crafting), generator=generator)[:size]
-        candidate = stochastic_gradient_uap(
+        (candidate,) = stochastic_gradient_uaps(
             classifier,
             held_in_memory(Subset(crafting, chosen)),
+            [target_class],
             norm=norm,
             epsilon=epsilon,
             generator=generator,
-            target_class=target_class,
             away_from=state.accepted,
             schedule=schedule,
             on_step=on_step,

@@ -83,7 +83,7 @@ def test_a_seed_repeats_and_another_differs(tmp_path: Path, method: str) -> None
         ({"norm": "l2", "epsilon": 12.5}, "at most 12 "),
         ({"norm": "l1"}, "expected 'linf' or 'l2'"),
         ({"target_class": len(NAMES)}, "target_class is 3; expected 0 to 2"),
-        ({"method_name": "iterative-deepfool"}, "leave out the steps"),
+        ({"method_name": "iterative-deepfool"}, "no use for steps: leave it out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

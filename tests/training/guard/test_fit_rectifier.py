@@ -193,6 +193,7 @@ class _Recorder:
     def __init__(self, known: Pictures) -> None:
         self._known = known
         self.shape, self.labels, self.class_names = known.shape, known.labels, known.class_names
+        self.device = known.device
         self.asked: list[list[int]] = []
 
     def __len__(self) -> int:
