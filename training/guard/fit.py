@@ -32,7 +32,8 @@ from training.guard.fit_rectifier import Recipe, default_recipe, fit_rectifier
 from training.guard.folder import GuardRecord, load_module, save_module
 from training.guard.request import FitRequest
 from training.guard.splits import Splits, split_pictures
-from training.perturbations.bank import Bank, BankCriteria, craft_bank
+from training.perturbations.bank import Bank, BankCriteria
+from training.perturbations.search import craft_bank
 from training.perturbations.synthetic import synthesise
 from training.progress import tracked
 from training.randomness import generator_for
@@ -197,7 +198,7 @@ def _bank(request: FitRequest, splits: Splits, out: Path) -> Bank:
             seed=options.seed,
             criteria=criteria,
             resume=out / layout.STATE / "bank.safetensors",
-            on_candidate=lambda so_far: track(
+            on_round=lambda so_far: track(
                 len(so_far.perturbations),
                 criteria.members,
                 f"{so_far.candidates} tried of at most {criteria.most_candidates}",

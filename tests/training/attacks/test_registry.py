@@ -10,8 +10,8 @@ from prn_guard.errors import InvalidArgumentError
 from tests.tolerances import BALL
 from tests.training.small import SHAPE, pictures, trained_target
 from training.attacks.engine import Rule
-from training.attacks.norms import Norm, norm_of
 from training.attacks.job import AttackJob
+from training.attacks.norms import Norm, norm_of
 from training.attacks.registry import METHODS, craft, method
 
 

@@ -15,7 +15,8 @@ from tests.training.small import everything, pictures, trained_target
 from training.attacks.engine import Schedule
 from training.attacks.norms import norm_of
 from training.checkpoint import save_tensors
-from training.perturbations.bank import Bank, BankCriteria, craft_bank, largest_cosine
+from training.perturbations.bank import Bank, BankCriteria, largest_cosine
+from training.perturbations.search import craft_bank
 
 CRITERIA = BankCriteria(
     members=5, held_out=2, least_fooling=0.4, most_cosine=0.5, candidates_per_member=5
@@ -28,7 +29,7 @@ class _InterruptedError(Exception):
 
 
 def _craft(*, resume: Path | None = None, stop_after: int = 0, seed: int = 0) -> Bank:
-    def on_candidate(bank: Bank) -> None:
+    def on_round(bank: Bank) -> None:
         if bank.candidates == stop_after:
             raise _InterruptedError
 
@@ -42,7 +43,7 @@ def _craft(*, resume: Path | None = None, stop_after: int = 0, seed: int = 0) ->
         criteria=CRITERIA,
         schedule=Schedule(steps=40),
         resume=resume,
-        on_candidate=on_candidate,
+        on_round=on_round,
     )
 
 

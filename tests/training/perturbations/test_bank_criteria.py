@@ -16,9 +16,9 @@ from tests.training.small import (
     gray_pictures,
     linear_classifier,
 )
-from training.attacks.stochastic_gradient import stochastic_gradient_uap
-from training.perturbations import bank as module
-from training.perturbations.bank import Bank, BankCriteria, craft_bank
+from training.perturbations import search as module
+from training.perturbations.bank import Bank, BankCriteria
+from training.perturbations.search import craft_bank
 
 JUDGED = 100
 BRIGHT = 0.53
@@ -63,7 +63,7 @@ def crafted(monkeypatch: pytest.MonkeyPatch) -> Crafted:
         seed: int = 0,
     ) -> Bank:
         queue: Iterator[Tensor] = iter(candidates)
-        monkeypatch.setattr(module, "stochastic_gradient_uap", lambda *_, **__: next(queue))
+        monkeypatch.setattr(module, "stochastic_gradient_uaps", lambda *_, **__: next(queue)[None])
         judging = gray_pictures(JUDGED)
         return craft_bank(
             _mean_classifier(),
@@ -180,30 +180,39 @@ def test_weaker_candidates_survive_an_interruption_too(crafted: Crafted, tmp_pat
     assert torch.equal(resumed.perturbations, straight.perturbations)
 
 
+@pytest.mark.parametrize("together", [1, 4])
 def test_candidates_are_sent_away_from_members_half_of_them_to_a_class(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     classes: list[int | None] = []
     avoided: list[int] = []
 
-    def spy(*args: object, **arguments: object) -> Tensor:
-        target_class, away = arguments["target_class"], arguments["away_from"]
-        assert target_class is None or isinstance(target_class, int)
+    def spy(
+        classifier: object, known: object, target_classes: list[int | None], **arguments: object
+    ) -> Tensor:
+        away = arguments["away_from"]
         assert isinstance(away, Tensor)
-        classes.append(target_class)
+        candidates = torch.zeros(len(target_classes), *SHAPE)
+        for number, target_class in enumerate(target_classes):
+            classes.append(target_class)
+            candidates[number].view(-1)[len(classes)] = 0.5
         avoided.append(len(away))
-        candidate = torch.zeros(SHAPE)
-        candidate.view(-1)[len(classes)] = 0.5
-        return candidate
+        return candidates
 
-    assert module.stochastic_gradient_uap is stochastic_gradient_uap
-    monkeypatch.setattr(module, "stochastic_gradient_uap", spy)
+    monkeypatch.setattr(module, "stochastic_gradient_uaps", spy)
     criteria = BankCriteria(members=80, held_out=1, least_fooling=0.0)
     known = gray_pictures(20)
     craft_bank(
-        _mean_classifier(), known, known, norm="linf", epsilon=0.5, seed=0, criteria=criteria
+        _mean_classifier(),
+        known,
+        known,
+        norm="linf",
+        epsilon=0.5,
+        seed=0,
+        criteria=criteria,
+        together=together,
     )
-    assert avoided == list(range(80))
+    assert avoided == list(range(0, 80, together))
     targeted = [one for one in classes if one is not None]
     assert set(targeted) == {0, 1}
     assert 22 <= len(targeted) <= 58  # four standard errors around one half of 80
