@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.engine import OnStep, Schedule
+from training.attacks.engine import OnStep, Schedule, Until
 from training.attacks.fooling import Classifier
 from training.attacks.job import AttackJob, Method
 from training.attacks.losses import LossName
@@ -40,6 +40,7 @@ def aggregated_gradient_uap(
     schedule: Schedule | None = None,
     inner_steps: int = INNER_STEPS,
     inner_batch: int | None = None,
+    until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.
@@ -56,6 +57,8 @@ def aggregated_gradient_uap(
         schedule: number and sizes of the outer steps.
         inner_steps: gradients that are averaged for one outer step.
         inner_batch: pictures per inner step; None takes 32, fewer big ones.
+        until: asked about the perturbation, as `(1, C, H, W)`, after every outer step; true ends
+            the attack.
         on_step: told of every outer step.
 
     Raises:
@@ -81,6 +84,8 @@ def aggregated_gradient_uap(
         perturbation = project(moved, norm, epsilon)
         if on_step is not None:
             on_step(step + 1, schedule.steps)
+        if until is not None and until(perturbation[None]):
+            break
     return perturbation
 
 

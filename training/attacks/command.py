@@ -1,27 +1,96 @@
 """`attack`: craft one perturbation on some pictures, measure it on others, write it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from prn_guard.errors import DataError
-from training.attacks.fooling import Classifier, fooling_rate, predict
+from training.attacks.fooling import fooling_rate, predict
 from training.attacks.job import AttackJob
-from training.attacks.norms import Norm, check_ball, norm_of
+from training.attacks.losses import LossName
+from training.attacks.norms import Norm, norm_of
 from training.attacks.registry import craft, method
+from training.attacks.subject import Subject
 from training.checkpoint import save_tensors
-from training.datasets import Pictures, Subset, held_in_memory
 from training.progress import tracked
 from training.randomness import generator_for
 
-CRAFTING_PICTURES = 5000
-JUDGING_PICTURES = 5000
-
 
 def craft_and_measure(
-    classifier: Classifier,
-    pictures: Pictures,
+    subject: Subject,
+    *,
+    method_name: str,
+    norm: Norm,
+    epsilon: float,
+    seed: int,
+    target_class: int | None = None,
+    steps: int | None = None,
+    loss: LossName | None = None,
+    start: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Craft a perturbation `(C, H, W)` on the crafting pictures, and judge it on the others.
+
+    Args:
+        subject: what is attacked, on which pictures.
+        method_name: which attack.
+        norm: of the ball.
+        epsilon: its radius on [0, 1] pixels.
+        seed: of every random choice.
+        target_class: send every picture there.
+        steps: how long to go on, in the method's own unit.
+        loss: what to ascend.
+        start: perturbation `(C, H, W)` to go on from.
+        clean: what `subject.clean_predictions()` answers, where it is known already.
+
+    Returns:
+        the perturbation on the CPU, and its figures; `fooling_rate` is against the clean
+        predictions, `universal_evasion_rate` against the true labels.
+
+    Raises:
+        InvalidArgumentError: no such method, or options that make no sense for it.
+    """
+    family = method(method_name).family
+    begin = time.monotonic()
+    with tracked(f"Attacking by {method_name}") as track:
+        job = AttackJob(
+            classifier=subject.attacked,
+            pictures=subject.crafting,
+            norm=norm,
+            epsilon=epsilon,
+            generator=generator_for(seed, "attack"),
+            target_class=target_class,
+            start=start,
+            steps=steps,
+            loss=loss,
+            on_step=track,
+        )
+        perturbation = craft(method_name, job).cpu()
+    seconds = time.monotonic() - begin
+    clean = subject.clean_predictions() if clean is None else clean
+    perturbed = predict(subject.deployed, subject.judging, perturbation)
+    result: dict[str, Any] = {
+        "method": method_name,
+        "family": family,
+        "norm": norm,
+        "epsilon": epsilon,
+        "measured_norm": float(norm_of(perturbation, norm)),
+        "crafting_pictures": len(subject.crafting),
+        "judging_pictures": len(subject.judging),
+        "fooling_rate": fooling_rate(clean, perturbed),
+        "universal_evasion_rate": fooling_rate(subject.judging.labels, perturbed),
+        "crafting_seconds": round(seconds, 2),
+        "seed": seed,
+    }
+    if target_class is not None:
+        hits = (perturbed == target_class).double().mean()
+        result |= {"target_class": target_class, "targeted_success_rate": float(hits)}
+    return perturbation, result
+
+
+def attack(
+    subject: Subject,
     out: Path,
     *,
     method_name: str,
@@ -30,52 +99,26 @@ def craft_and_measure(
     seed: int,
     target_class: int | None = None,
     steps: int | None = None,
+    loss: LossName | None = None,
+    start: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Craft a perturbation on half of `pictures` at most, and judge it on others of them.
+    """Craft and measure as `craft_and_measure` does; write `out`, and return the figures.
 
-    Writes `out`, a safetensors file with `perturbations` `(1, C, H, W)` float32 for pixels in
-    [0, 1], and returns its figures; `fooling_rate` is against the clean predictions.
+    `out` is a safetensors file with `perturbations` `(1, C, H, W)` float32 for pixels in [0, 1].
 
     Raises:
         InvalidArgumentError: no such method, or options that make no sense for it.
-        DataError: fewer than two pictures.
     """
-    method(method_name)
-    check_ball(norm, epsilon, pictures.shape)
-    if len(pictures) < 2:
-        raise DataError("An attack needs pictures to craft on and others to judge by; got one.")
-    order = torch.randperm(len(pictures), generator=generator_for(seed, "attack split"))
-    crafting = held_in_memory(Subset(pictures, order[: min(CRAFTING_PICTURES, len(order) // 2)]))
-    judging = Subset(pictures, order[len(crafting) :][:JUDGING_PICTURES])
-    with tracked(f"Attacking by {method_name}") as track:
-        perturbation = craft(
-            method_name,
-            AttackJob(
-                classifier=classifier,
-                pictures=crafting,
-                norm=norm,
-                epsilon=epsilon,
-                generator=generator_for(seed, "attack"),
-                target_class=target_class,
-                steps=steps,
-                on_step=track,
-            ),
-        )
-    clean = predict(classifier, judging)
-    perturbed = predict(classifier, judging, perturbation)
-    result: dict[str, Any] = {
-        "method": method_name,
-        "norm": norm,
-        "epsilon": epsilon,
-        "measured_norm": float(norm_of(perturbation, norm)),
-        "crafting_pictures": len(crafting),
-        "judging_pictures": len(judging),
-        "fooling_rate": fooling_rate(clean, perturbed),
-        "universal_evasion_rate": fooling_rate(judging.labels, perturbed),
-        "seed": seed,
-    }
-    if target_class is not None:
-        hits = (perturbed == target_class).double().mean()
-        result |= {"target_class": target_class, "targeted_success_rate": float(hits)}
+    perturbation, result = craft_and_measure(
+        subject,
+        method_name=method_name,
+        norm=norm,
+        epsilon=epsilon,
+        seed=seed,
+        target_class=target_class,
+        steps=steps,
+        loss=loss,
+        start=start,
+    )
     save_tensors(out, {"perturbations": perturbation[None]}, {"attack": result})
     return result | {"file": str(out)}

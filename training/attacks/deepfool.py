@@ -1,14 +1,16 @@
-"""DeepFool: the smallest l2 step that carries each picture over its nearest boundary, batched.
+"""DeepFool: the smallest step that carries each picture over its nearest boundary, batched.
 
-Source: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool", Algorithm 2; used by the iterative universal
-perturbation. Linearise the classifier, step to the nearest of the linearised boundaries of the
-most likely classes, repeat until the label changes, overshoot a little.
+Source: Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool", Algorithm 2, and section 3.3 for norms other
+than l2; used by the iterative universal perturbation. Linearise the classifier, step to the nearest
+of the linearised boundaries of the most likely classes, repeat until the label changes, overshoot a
+little.
 """
 
 import torch
 from torch import Tensor
 
 from training.attacks.fooling import Classifier
+from training.attacks.norms import Norm, steepest_direction
 
 OVERSHOOT = 0.02
 NUDGE = 1e-4
@@ -21,15 +23,17 @@ def deepfool_steps(
     classifier: Classifier,
     images: Tensor,
     *,
+    norm: Norm = "l2",
     classes: int = NEAREST_CLASSES,
     overshoot: float = OVERSHOOT,
     max_iterations: int = 20,
 ) -> Tensor:
-    """Minimal l2 steps `(B, C, H, W)` that change the label of each of `images`.
+    """Minimal steps `(B, C, H, W)` that change the label of each of `images`.
 
     Args:
         classifier: maps `(B, C, H, W)` to logits.
         images: `(B, C, H, W)` float32; not clipped to [0, 1] on the way, as in the source.
+        norm: what is minimal.
         classes: boundaries to this many most likely classes are looked at.
         overshoot: the step is scaled by `1 + overshoot`.
         max_iterations: pictures that have not crossed by then keep the step that they have.
@@ -42,7 +46,7 @@ def deepfool_steps(
     active = torch.arange(len(images), device=images.device)
     for _ in range(max_iterations):
         moved = images[active] + (1 + overshoot) * steps[active]
-        step, crossed = _linearised_step(classifier, moved, ranked[active], original[active])
+        step, crossed = _linearised_step(classifier, moved, ranked[active], original[active], norm)
         steps[active[~crossed]] += step[~crossed]
         active = active[~crossed]
         if not len(active):
@@ -51,7 +55,7 @@ def deepfool_steps(
 
 
 def _linearised_step(
-    classifier: Classifier, images: Tensor, ranked: Tensor, original: Tensor
+    classifier: Classifier, images: Tensor, ranked: Tensor, original: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
     """Step to the nearest linearised boundary, and which images are across already."""
     leaf = images.detach().requires_grad_()
@@ -66,11 +70,10 @@ def _linearised_step(
         gaps.append(gap.detach())
         slopes.append(slope)
     gap, slope = torch.stack(gaps, dim=1), torch.stack(slopes, dim=1)
-    steepness = slope.flatten(2).norm(dim=2)
-    nearest = (gap.abs() / steepness.clamp(min=_TINY)).argmin(dim=1)
-    distance = gap[rows, nearest].abs() + NUDGE
-    chosen = slope[rows, nearest]
-    squared = steepness[rows, nearest].square().clamp(min=_TINY)
-    step = (distance / squared)[:, None, None, None] * chosen
+    # A step r is shortest where w . r = |w|_q |r|_p with 1/p + 1/q = 1.
+    steepness = slope.flatten(2).norm(p=1 if norm == "linf" else 2, dim=2).clamp(min=_TINY)
+    nearest = (gap.abs() / steepness).argmin(dim=1)
+    length = (gap[rows, nearest].abs() + NUDGE) / steepness[rows, nearest]
+    step = length[:, None, None, None] * steepest_direction(slope[rows, nearest], norm)
     crossed = logits.detach().argmax(dim=1) != original
     return step, crossed

@@ -15,6 +15,8 @@ from training.datasets import Pictures
 Rule = Literal["sign-pgd", "sgd", "momentum", "adam"]
 OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
+Until = Callable[[Tensor], bool]
+"""Asked about the perturbations after every step; true ends the attack."""
 Update = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -88,6 +90,7 @@ def ascend(
     steps: int,
     batch_size: int,
     generator: torch.Generator,
+    until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Ascend `objective` from `start` `(P, C, H, W)`, one random mini-batch per step.
@@ -107,4 +110,6 @@ def ascend(
         perturbations = update(perturbations.detach(), gradient, step)
         if on_step is not None:
             on_step(step + 1, steps)
+        if until is not None and until(perturbations):
+            break
     return perturbations.detach()

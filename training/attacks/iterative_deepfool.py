@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.deepfool import deepfool_steps
-from training.attacks.engine import OnStep
+from training.attacks.engine import OnStep, Until
 from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.job import AttackJob, Method
 from training.attacks.norms import Norm, check_ball, perturb, project
@@ -36,6 +36,7 @@ def iterative_deepfool_uap(
     wished_fooling_rate: float = 0.8,
     max_passes: int = 10,
     chunk: int = 64,
+    until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.
@@ -50,6 +51,8 @@ def iterative_deepfool_uap(
         wished_fooling_rate: in (0, 1]; reaching it on the crafting set ends the passes.
         max_passes: the search ends after this many passes in any case.
         chunk: pictures per batch of DeepFool steps.
+        until: asked about the perturbation, as `(1, C, H, W)`, after every chunk; true ends the
+            attack with this perturbation.
         on_step: told of every chunk.
 
     Raises:
@@ -65,28 +68,49 @@ def iterative_deepfool_uap(
             f"chunk is {chunk} and max_passes {max_passes}; expected at least 1 of each."
         )
     clean = predict(classifier, pictures)
-    perturbation = torch.zeros(pictures.shape) if start is None else project(start, norm, epsilon)
+    begin = torch.zeros(pictures.shape) if start is None else project(start, norm, epsilon)
+    perturbation = begin.to(pictures.device, copy=True)
     chunks_in_all = max_passes * -(-len(pictures) // chunk)
     best, best_rate = perturbation, 0.0
     done = 0
     for _ in range(max_passes):
         order = torch.randperm(len(pictures), generator=generator)
         for positions in torch.split(order, chunk):
-            images = perturb(pictures.batch(positions), perturbation)
-            with torch.no_grad():
-                not_fooled = classifier(images).argmax(dim=1) == clean[positions]
-            if bool(not_fooled.any()):
-                steps = deepfool_steps(classifier, images[not_fooled])
-                perturbation = project(perturbation + steps.sum(dim=0), norm, epsilon)
+            step = summed_step(
+                classifier, pictures.batch(positions), clean[positions], perturbation, norm=norm
+            )
+            perturbation = project(perturbation + step, norm, epsilon)
             done += 1
             if on_step is not None:
                 on_step(done, chunks_in_all)
+            if until is not None and until(perturbation[None]):
+                return perturbation
         rate = fooling_rate(clean, predict(classifier, pictures, perturbation))
         if rate >= best_rate:
             best, best_rate = perturbation, rate
         if rate >= wished_fooling_rate:
             break
-    return best.detach()
+    return best
+
+
+def summed_step(
+    classifier: Classifier, images: Tensor, clean: Tensor, perturbation: Tensor, *, norm: Norm
+) -> Tensor:
+    """Sum `(C, H, W)` of the DeepFool steps of those `images` that are not fooled yet.
+
+    Args:
+        classifier: maps `(B, C, H, W)` in [0, 1] to logits.
+        images: `(B, C, H, W)`.
+        clean: their clean predictions `(B,)`.
+        perturbation: `(C, H, W)`, under which the steps are sought.
+        norm: in which each step is minimal.
+    """
+    seen = perturb(images, perturbation)
+    with torch.no_grad():
+        not_fooled = classifier(seen).argmax(dim=1) == clean.to(seen.device)
+    if not bool(not_fooled.any()):
+        return torch.zeros_like(perturbation)
+    return deepfool_steps(classifier, seen[not_fooled], norm=norm).sum(dim=0)
 
 
 def _craft(job: AttackJob) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.engine import OnStep, Rule, Schedule, ascend, update_rule
+from training.attacks.engine import OnStep, Rule, Schedule, Until, ascend, update_rule
 from training.attacks.fooling import Classifier
 from training.attacks.job import AttackJob, Method
 from training.attacks.losses import LossName, cosine_excess
@@ -44,6 +44,7 @@ def stochastic_gradient_uap(
     rule: Rule = "sign-pgd",
     schedule: Schedule | None = None,
     batch_size: int | None = None,
+    until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """One universal perturbation `(C, H, W)` float32 with `norm <= epsilon`.
@@ -60,6 +61,7 @@ def stochastic_gradient_uap(
         rule: how the gradient becomes a step.
         schedule: number and sizes of the steps.
         batch_size: pictures per step, drawn with replacement; None takes 200, fewer big ones.
+        until: asked about the perturbations `(P, C, H, W)` after every step; true ends the attack.
         on_step: told of every step.
 
     Raises:
@@ -77,6 +79,7 @@ def stochastic_gradient_uap(
         rule=rule,
         schedule=schedule,
         batch_size=batch_size,
+        until=until,
         on_step=on_step,
     )
     return perturbations[0]
@@ -96,6 +99,7 @@ def stochastic_gradient_uaps(
     rule: Rule = "sign-pgd",
     schedule: Schedule | None = None,
     batch_size: int | None = None,
+    until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Several universal perturbations at once, `(P, C, H, W)` float32 with `norm <= epsilon`.
@@ -114,6 +118,7 @@ def stochastic_gradient_uaps(
         rule: how the gradient becomes a step.
         schedule: number and sizes of the steps.
         batch_size: pictures per step, the same for all; None takes 200, fewer big ones.
+        until: asked about the perturbations `(P, C, H, W)` after every step; true ends the attack.
         on_step: told of every step.
 
     Raises:
@@ -140,6 +145,7 @@ def stochastic_gradient_uaps(
         steps=schedule.steps,
         batch_size=batch_size or batch_for(pictures.shape, LARGEST_BATCH),
         generator=generator,
+        until=until,
         on_step=on_step,
     )
 

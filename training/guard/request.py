@@ -11,6 +11,7 @@ from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import Pictures, check_same_classes, digest_of
 from training.guard import folder as layout
+from training.resuming import check_same_request
 from training.targets import LoadedTarget
 
 REQUEST = "request.json"
@@ -132,19 +133,7 @@ class FitRequest:
                 )
             write_json(path, self.fingerprint())
             return
-        before = read_json(path)
-        if not isinstance(before, dict):
-            before = {}
-        changed = [
-            f"{name} ({before.get(name)} there, {value} now)"
-            for name, value in self.fingerprint().items()
-            if before.get(name) != value
-        ]
-        if changed:
-            raise InvalidArgumentError(
-                f"{out} holds a fit with another {', '.join(changed)}. Choose another --out, or "
-                "give --restart to throw that one away."
-            )
+        check_same_request(read_json(path), self.fingerprint(), out, "a fit")
 
 
 def fitted_pictures(folder: Path) -> str:

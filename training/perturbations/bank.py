@@ -5,6 +5,7 @@ with a fooling rate of at least 0.8 on pictures that were not used to craft it, 
 at most 0.15.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -83,9 +84,10 @@ class Bank:
             "largest_cosine": largest_cosine(self.perturbations),
         }
 
-    def save(self, path: Path) -> None:
-        """Write the bank to a safetensors file, whole or not at all."""
-        save_tensors(path, {"perturbations": self.perturbations}, {"bank": self.summary()})
+    def save(self, path: Path, *, request: Mapping[str, Any] | None = None) -> None:
+        """Write the bank, and what was asked for, to a safetensors file, whole or not at all."""
+        facts = {"bank": self.summary()} | ({} if request is None else {"request": request})
+        save_tensors(path, {"perturbations": self.perturbations}, facts)
 
     @classmethod
     def load(cls, path: Path) -> "Bank":

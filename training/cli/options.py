@@ -68,3 +68,9 @@ RangeOption = Annotated[
     ),
 ]
 OrderOption = Annotated[str | None, typer.Option("--channel-order", help="rgb, bgr or gray.")]
+DeviceOption = Annotated[
+    Literal["cpu", "cuda"], typer.Option("--device", help="Where to compute: cpu or cuda.")
+]
+RestartOption = Annotated[
+    bool, typer.Option("--restart", help="Throw away what an earlier run left at --out.")
+]

@@ -1,40 +1,34 @@
-"""`python -m training`: fit a guard, attack a classifier, evaluate, report.
-
-torch and its friends are imported inside the commands, so that `--help` is instant.
-"""
+"""Commands that make, measure and show guards: fit, evaluate, report, demo-target."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from prn_guard import console
-from training import options
+from training.cli import options
+from training.cli.loading import Loading, with_loading
 
 if TYPE_CHECKING:
-    from training.datasets import Pictures
     from training.guard.folder import GuardRecord
-    from training.targets import InputOptions, LoadedTarget
-
-app = console.new_app(
-    "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
-)
 
 
-def main() -> None:
-    """Entry point of `python -m training`."""
-    console.run(app)
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(with_loading(fit))
+    app.command()(evaluate)
+    app.command()(report)
+    app.command("demo-target")(demo_target)
 
 
-@app.command()
 def fit(
+    loading: Loading,
     target: options.TargetOption,
     images: options.ImagesOption,
     test_images: options.TestImagesOption,
     epsilon: options.EpsilonOption,
     out: Annotated[Path, typer.Option("--out", help="The guard folder to write.")],
     norm: options.NormOption = "linf",
-    weights: options.WeightsOption = None,
     architecture: Annotated[
         Literal["compact", "paper"], typer.Option(help="Rectifier: compact, or as published.")
     ] = "compact",
@@ -45,14 +39,6 @@ def fit(
     false_positive_rate: Annotated[
         float, typer.Option(help="Share of clean pictures that may be flagged.")
     ] = 0.01,
-    resize: options.ResizeOption = None,
-    limit: options.LimitOption = None,
-    data_folder: options.DataFolderOption = None,
-    input_shape: options.ShapeOption = None,
-    input_mean: options.MeanOption = None,
-    input_std: options.StdOption = None,
-    pixel_range: options.RangeOption = None,
-    channel_order: options.OrderOption = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what an earlier fit left in --out.")
     ] = False,
@@ -64,18 +50,12 @@ def fit(
     from training.guard.fit import fit as fit_guard
     from training.guard.request import FitOptions, FitRequest, NamedPictures
 
-    stated = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
-    loaded = _load_target(target, weights, stated)
-    sets = {
-        name: _load_pictures(
-            spec, name, loaded, resize=resize, limit=limit, data_folder=data_folder
-        )
-        for name, spec in (("train", images), ("test", test_images))
-    }
+    loaded = loading.target(target)
+    shape, classes = loaded.target.spec.shape, loaded.class_count
     request = FitRequest(
         loaded=loaded,
-        training=NamedPictures(images, sets["train"]),
-        test=NamedPictures(test_images, sets["test"]),
+        training=NamedPictures(images, loading.pictures(images, "train", shape, classes)),
+        test=NamedPictures(test_images, loading.pictures(test_images, "test", shape, classes)),
         norm=norm,
         epsilon=bound,
         options=FitOptions(
@@ -86,9 +66,9 @@ def fit(
             epochs=epochs,
             false_positive_rate=false_positive_rate,
             seed=seed,
-            resize=resize,
-            limit=limit,
-            data_folder=None if data_folder is None else str(data_folder),
+            resize=loading.resize,
+            limit=loading.limit,
+            data_folder=None if loading.data_folder is None else str(loading.data_folder),
         ),
     )
     record = fit_guard(request, out, restart=restart)
@@ -96,60 +76,6 @@ def fit(
     console.write_result(json_file, record.model_dump(mode="json"))
 
 
-@app.command()
-def attack(
-    target: options.TargetOption,
-    images: options.ImagesOption,
-    epsilon: options.EpsilonOption,
-    out: Annotated[Path, typer.Option("--out", help="Safetensors file for the perturbation.")],
-    method: Annotated[str, typer.Option("--method", help="Which attack; see below.")] = "sign-pgd",
-    norm: options.NormOption = "linf",
-    weights: options.WeightsOption = None,
-    target_class: Annotated[
-        int | None, typer.Option(min=0, help="Send every picture to this class.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of a gradient attack.")] = None,
-    resize: options.ResizeOption = None,
-    limit: options.LimitOption = None,
-    data_folder: options.DataFolderOption = None,
-    input_shape: options.ShapeOption = None,
-    input_mean: options.MeanOption = None,
-    input_std: options.StdOption = None,
-    pixel_range: options.RangeOption = None,
-    channel_order: options.OrderOption = None,
-    seed: console.SeedOption = 0,
-    json_file: console.JsonOption = None,
-) -> None:
-    """Craft one universal perturbation; the fooling rate is measured on pictures kept apart.
-
-    Methods: sign-pgd, sgd, momentum, adam (stochastic gradient), iterative-deepfool.
-    """
-    bound = console.parse_epsilon(epsilon, norm=norm)
-    from training.attacks.command import craft_and_measure
-
-    stated = _input_options(input_shape, input_mean, input_std, pixel_range, channel_order)
-    loaded = _load_target(target, weights, stated)
-    pictures = _load_pictures(
-        images, "train", loaded, resize=resize, limit=limit, data_folder=data_folder
-    )
-    result = craft_and_measure(
-        loaded.target,
-        pictures,
-        out,
-        method_name=method,
-        norm=norm,
-        epsilon=bound,
-        target_class=target_class,
-        steps=steps,
-        seed=seed,
-    )
-    console.print_table(
-        "Universal perturbation", ("what", "value"), [(k, _text(v)) for k, v in result.items()]
-    )
-    console.write_result(json_file, result)
-
-
-@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
     images: options.ImagesOption,
@@ -189,7 +115,6 @@ def evaluate(
     console.write_result(json_file, metrics)
 
 
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
     evaluation: Annotated[Path, typer.Option("--evaluation", help="What `evaluate` wrote.")],
@@ -206,7 +131,6 @@ def report(
     console.write_result(json_file, metrics)
 
 
-@app.command("demo-target")
 def demo_target(
     out: Annotated[Path, typer.Option("--out", help="Safetensors file for LeNet's weights.")],
     data_folder: options.DataFolderOption = None,
@@ -230,48 +154,6 @@ def demo_target(
         "LeNet", ("what", "value"), [("test accuracy", f"{accuracy:.2%}"), ("weights", str(out))]
     )
     console.write_result(json_file, {"test_accuracy": accuracy, "weights": str(out), "seed": seed})
-
-
-def _input_options(
-    shape: str | None,
-    mean: str | None,
-    std: str | None,
-    pixel_range: int | None,
-    channel_order: str | None,
-) -> "InputOptions":
-    from training.targets import InputOptions
-
-    return InputOptions.parse(
-        shape=shape, mean=mean, std=std, pixel_range=pixel_range, channel_order=channel_order
-    )
-
-
-def _load_target(spec: str, weights: str | None, options: "InputOptions") -> "LoadedTarget":
-    from training.targets import load_target
-
-    return load_target(spec, weights=weights, input_options=options)
-
-
-def _load_pictures(
-    spec: str,
-    split: str,
-    loaded: "LoadedTarget",
-    *,
-    resize: int | None,
-    limit: int | None,
-    data_folder: Path | None,
-) -> "Pictures":
-    from training.datasets import load_pictures
-
-    return load_pictures(
-        spec,
-        split="train" if split == "train" else "test",
-        size=loaded.target.spec.shape,
-        resize=resize,
-        limit=limit,
-        class_count=loaded.class_count,
-        data_folder=data_folder,
-    )
 
 
 def _print_fit(record: "GuardRecord", out: Path) -> None:
@@ -298,7 +180,3 @@ def _print_fit(record: "GuardRecord", out: Path) -> None:
         ("guard folder", str(out)),
     ]
     console.print_table("Guard", ("what", "value"), rows)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

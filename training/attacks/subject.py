@@ -1,0 +1,75 @@
+"""What a command attacks, and on which pictures: crafting ones, and others to judge by."""
+
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from prn_guard.errors import DataError
+from training.attacks.fooling import Classifier, predict
+from training.datasets import Pictures, Subset, digest_of, held_in_memory
+from training.randomness import generator_for
+
+CRAFTING_PICTURES: Final = 5000
+JUDGING_PICTURES: Final = 10_000
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A classifier under attack.
+
+    Args:
+        attacked: what perturbations are crafted through; differentiable.
+        deployed: what answers in the end, and is judged. For a guard it differs from `attacked`:
+            its gate cannot be differentiated.
+        crafting: pictures to craft on.
+        judging: other pictures, to measure on.
+        identity: what tells this classifier from another, as a digest.
+    """
+
+    attacked: Classifier
+    deployed: Classifier
+    crafting: Pictures
+    judging: Pictures
+    identity: str
+
+    def clean_predictions(self) -> Tensor:
+        """Labels `(N,)` that the deployed classifier gives the judging pictures."""
+        return predict(self.deployed, self.judging)
+
+    def facts(self) -> dict[str, Any]:
+        """What results about it depend on, as plain JSON values."""
+        return {
+            "classifier": self.identity,
+            "crafting pictures": digest_of(self.crafting),
+            "judging pictures": digest_of(self.judging),
+        }
+
+
+def parted(
+    pictures: Pictures, others: Pictures | None, *, seed: int, device: torch.device
+) -> tuple[Pictures, Pictures]:
+    """Crafting and judging pictures, held on `device`.
+
+    At most 5,000 pictures, drawn at random, are crafted on. Judged is on at most 10,000 of
+    `others`; without them, `pictures` are parted, at most half of them to craft on.
+
+    Raises:
+        DataError: fewer than two pictures to part.
+    """
+    order = torch.randperm(len(pictures), generator=generator_for(seed, "attack split"))
+    if others is None:
+        if len(pictures) < 2:
+            raise DataError("An attack needs pictures to craft on and others to judge by; got one.")
+        crafting = order[: min(CRAFTING_PICTURES, len(order) // 2)]
+        judging = Subset(pictures, order[len(crafting) :][:JUDGING_PICTURES])
+    else:
+        crafting = order[:CRAFTING_PICTURES]
+        chosen = torch.arange(min(JUDGING_PICTURES, len(others)))
+        judging = Subset(others, chosen * len(others) // len(chosen))
+    return (
+        held_in_memory(Subset(pictures, crafting), device=device),
+        held_in_memory(judging, device=device),
+    )

@@ -1,0 +1,19 @@
+"""`python -m training`: fit a guard, attack a classifier, evaluate both, report.
+
+torch and its friends are imported inside the commands, so that `--help` is instant.
+"""
+
+from prn_guard import console
+from training.cli import attacks, guards, measures
+
+app = console.new_app(
+    "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
+)
+guards.add_to(app)
+attacks.add_to(app)
+measures.add_to(app)
+
+
+def main() -> None:
+    """Entry point of `python -m training`."""
+    console.run(app)

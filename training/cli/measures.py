@@ -1,0 +1,129 @@
+"""Commands that show perturbations and measure robustness: show, robustness."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prn_guard import console
+from training.cli import options
+from training.cli.loading import Loading, device_named, with_loading
+from training.cli.subjects import (
+    AttackedOption,
+    GuardOption,
+    JudgedOption,
+    ThroughOption,
+    subject_of,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(with_loading(show))
+    app.command()(with_loading(robustness))
+
+
+def show(
+    loading: Loading,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Perturbations, in any format read.")
+    ],
+    target: options.TargetOption,
+    images: options.ImagesOption,
+    epsilon: options.EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+    norm: options.NormOption = "linf",
+    scale: Annotated[
+        Literal["1", "255"] | None,
+        typer.Option("--perturbation-scale", help="The pixels it is for: [0, 1] or 0..255."),
+    ] = None,
+    layout: Annotated[
+        Literal["chw", "hwc"] | None,
+        typer.Option("--perturbation-layout", help="Order of its axes; chw if not given."),
+    ] = None,
+    order: Annotated[
+        Literal["rgb", "bgr"] | None,
+        typer.Option("--perturbation-order", help="Order of its channels; rgb if not given."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--perturbation-key", help="Name of the array in the file.")
+    ] = None,
+    device: options.DeviceOption = "cpu",
+    seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Draw perturbations: contact sheet, fooling against epsilon, where pictures are sent."""
+    bound = console.parse_epsilon(epsilon, norm=norm)
+    from training.datasets import held_in_memory
+    from training.evaluation.perturbation_pictures import show_perturbations
+    from training.perturbations.channel_order import check_channel_order
+    from training.perturbations.loading import load_perturbations
+
+    loaded = loading.target(target)
+    place = device_named(device)
+    classifier, shape = loaded.target.to(place), loaded.target.spec.shape
+    stack = load_perturbations(
+        file,
+        shape,
+        scale=None if scale is None else int(scale),
+        layout=layout,
+        channel_order=order,
+        key=key,
+    )
+    pictures = held_in_memory(
+        loading.pictures(images, "test", shape, loaded.class_count), device=place
+    )
+    check_channel_order(classifier, pictures, stack)
+    names = [f"{file.stem} {number + 1}" for number in range(len(stack))]
+    result = show_perturbations(
+        classifier, pictures, stack, names, out, norm=norm, epsilon=bound, seed=seed
+    )
+    console.say(f"Pictures: {out}")
+    console.write_result(json_file, result)
+
+
+def robustness(
+    loading: Loading,
+    images: options.ImagesOption,
+    epsilon: options.EpsilonOption,
+    out: Annotated[Path, typer.Option("--out", help="JSON file for the figures.")],
+    target: AttackedOption = None,
+    guard: GuardOption = None,
+    through: ThroughOption = "soft gate",
+    test_images: JudgedOption = None,
+    norm: options.NormOption = "linf",
+    rate: Annotated[
+        float, typer.Option(min=0, max=1, help="The d of epsilon_uni(d): share misclassified.")
+    ] = 0.75,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="Per-image attack; may be repeated; all without it."),
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures for each per-image attack.")] = 200,
+    device: options.DeviceOption = "cpu",
+    seed: console.SeedOption = 0,
+    json_file: console.JsonOption = None,
+) -> None:
+    """Measure robustness: per-image attacks, rho_adv, epsilon_uni by binary search. Resumes."""
+    bound = console.parse_epsilon(epsilon, norm=norm)
+    from training.attacks.per_image import PER_IMAGE_ATTACKS
+    from training.evaluation.robustness_command import measure_robustness
+
+    subject = subject_of(
+        loading, images, test_images, target=target, guard=guard, through=through,
+        device=device, seed=seed,
+    )  # fmt: skip
+    result = measure_robustness(
+        subject.attacked,
+        subject.crafting,
+        subject.judging,
+        out,
+        target=subject.identity,
+        norm=norm,
+        epsilon=bound,
+        seed=seed,
+        rate=rate,
+        pictures_per_attack=pictures,
+        attacks=tuple(PER_IMAGE_ATTACKS) if attacks is None else tuple(attacks),
+    )
+    console.write_result(json_file, result)
