@@ -108,7 +108,9 @@ def recorded_outputs(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def _module_named(classifier: Classifier, layer: str) -> nn.Module:
-    modules = dict(classifier.named_modules()) if isinstance(classifier, nn.Module) else {}
+    modules: dict[str, nn.Module] = {}
+    if isinstance(classifier, nn.Module):
+        modules.update(classifier.named_modules())
     modules.pop("", None)
     if layer not in modules:
         some = ", ".join(list(modules)[:8]) or "none, as it is no torch module"

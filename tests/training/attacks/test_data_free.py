@@ -124,7 +124,7 @@ def test_the_network_is_shown_pixels_only(prior: Prior) -> None:
     data_free_uap(target, SHAPE, norm="linf", epsilon=0.3, generator=_seed(), prior=prior, steps=2)
     handle.remove()
     assert [image.shape for image in shown] == [(1 if prior == "none" else 4, *SHAPE)] * 2
-    assert all(0 <= float(image.min()) and float(image.max()) <= 1 for image in shown)
+    assert all(float(image.min()) >= 0 and float(image.max()) <= 1 for image in shown)
 
 
 def test_it_goes_on_from_its_start_repeats_by_its_seed_and_tells_every_step() -> None:
@@ -163,7 +163,7 @@ def test_a_classifier_that_shows_no_layers_is_refused(kind: str) -> None:
 
     target = trained_target()
     classifier, name = {
-        "callable": (lambda images: target(images), "function"),
+        "callable": (target.forward, "method"),
         "without layers": (nn.Flatten(), "Flatten"),
         "layers not called": (Hidden(), "Hidden"),
     }[kind]

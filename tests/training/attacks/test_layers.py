@@ -53,7 +53,7 @@ def test_feature_maps_stand_in_the_order_of_the_first_calls() -> None:
 
 def test_a_plain_callable_shows_no_layers() -> None:
     network = _Network()
-    assert feature_maps(lambda images: network(images), IMAGES[:1]) == []
+    assert feature_maps(network.forward, IMAGES[:1]) == []
 
 
 def test_features_are_what_the_layer_answered_before_the_next_one_overwrote_it() -> None:

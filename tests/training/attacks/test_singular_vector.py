@@ -23,7 +23,13 @@ from tests.training.small import (
 )
 from training.attacks.fooling import fooling_rate, predict
 from training.attacks.norms import Norm, norm_of, random_start
-from training.attacks.singular_vector import linearise, power_method, singular_vector_uap
+from training.attacks.singular_vector import (
+    choose_layer,
+    linearise,
+    power_method,
+    singular_vector_uap,
+    stage_ends,
+)
 from training.datasets import ArrayPictures
 
 
@@ -143,7 +149,7 @@ def test_it_fools_on_unseen_pictures_at_a_layer_and_at_the_logits(
     norm: Norm, as_callable: bool
 ) -> None:
     target, epsilon = trained_target(), 0.15 if norm == "linf" else 1.8
-    classifier = (lambda images: target(images)) if as_callable else target
+    classifier = target.forward if as_callable else target
     crafted = singular_vector_uap(
         classifier, pictures(200, seed=2), norm=norm, epsilon=epsilon, generator=_seed()
     )
@@ -184,7 +190,7 @@ def test_only_some_pictures_are_read_however_many_there_are() -> None:
     singular_vector_uap(
         trained_target(), Recording(), norm="linf", epsilon=0.1, generator=_seed(), iterations=1
     )
-    assert len(read) == 500
+    assert len(read) == 200
 
 
 def test_every_iteration_is_told() -> None:
@@ -229,3 +235,47 @@ def test_what_makes_no_sense_is_refused(change: dict[str, object], message: str)
     arguments = {"norm": "linf", "epsilon": 0.1, "generator": _seed(), **change}
     with pytest.raises(InvalidArgumentError, match=message):
         singular_vector_uap(trained_target(), pictures(20), **arguments)
+
+
+class _Stages(nn.Module):
+    """Input scaling, a stage at full size with padding inside, a stage at half of it, logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaling = nn.Conv2d(1, 1, 1)
+        self.first = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3), nn.ReLU()
+        )
+        self.second = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(self.first(self.scaling(images))).mean(dim=(2, 3)))
+        return logits
+
+
+def test_the_ends_of_stages_are_found() -> None:
+    network = _Stages()
+    assert stage_ends(network, pictures(1)) == ["first", "second", None]
+    assert stage_ends(_hidden(), pictures(1)) == [None]
+    assert stage_ends(network.forward, pictures(1)) == [None]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_layer_that_fools_most_is_chosen(norm: Norm) -> None:
+    target, epsilon = trained_target(), 0.15 if norm == "linf" else 1.8
+    known = pictures(200, seed=2)
+    clean = predict(target, known)
+
+    def crafted(layer: str | None) -> Tensor:
+        return singular_vector_uap(
+            target, known, norm=norm, epsilon=epsilon, generator=_seed(), layer=layer
+        )
+
+    layer = choose_layer(target, known, _start(), norm=norm, epsilon=epsilon, order=10)
+    assert layer is None
+    rates = [
+        fooling_rate(clean, predict(target, known, crafted(name)))
+        for name in (None, "classifier.2")
+    ]
+    assert rates[0] > rates[1]
