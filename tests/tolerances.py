@@ -65,6 +65,12 @@ DEEPFOOL_STEP = Tolerance(
 UNIVERSAL_STEP = Tolerance(
     1e-3, 1e-4, "the sum of many DEEPFOOL_STEPs, batched or alone, in another order"
 )
+SINGULAR_VECTOR = Tolerance(
+    1e-4, 2e-5, "float32 products with up to 3,000 rows, their 9th powers, over a dozen iterations"
+)
+DIFFERENCE_QUOTIENT = Tolerance(
+    1e-5, 1e-6, "float64 differences over 2e-7: rounding of 1e-15 magnified, and kinks far away"
+)
 WALK = Tolerance(1e-5, 1e-6, "float32 sum of some hundred steps against float64")
 CONE_RESIDUAL = Tolerance(
     0.0, 1e-5, "distance of a float32 walk of l2 norm about 1 from the float64 cone of its bank"
