@@ -45,11 +45,12 @@ def best_of(
         raise InvalidArgumentError(f"target_class is {target_class}; expected 0 to {classes - 1}.")
     chosen = torch.randperm(len(pictures), generator=generator)[:sample]
     asked = held_in_memory(Subset(pictures, chosen), device=pictures.device)
-    clean = predict(classifier, asked) if target_class is None else None
+    clean = predict(classifier, asked)
     best, best_count = None, -1
     for candidate in candidates:
         answers = predict(classifier, asked, candidate)
-        count = int((answers == target_class if clean is None else answers != clean).sum())
+        hits = answers != clean if target_class is None else torch.eq(answers, target_class)
+        count = int(hits.sum())
         if count > best_count:
             best, best_count = candidate, count
     if best is None:
