@@ -86,6 +86,12 @@ CONFORMAL = Tolerance(
 )
 SURROGATE = Tolerance(1e-4, 1e-4, "float32 logits of a guard on blended pictures, against float64")
 SLOPE = Tolerance(1e-4, 1e-7, "central difference of 1e-5 in float64, away from kinks")
+TEXTURE = Tolerance(
+    1e-5, 2e-5, "sums of up to 100 float32 kernels of cosines, or lattice coordinates of up to 30"
+)
+LATTICE_SLOPE = Tolerance(
+    0.0, 1e-2, "a difference over 1/1024 of a lattice unit: fade and cross terms of that order"
+)
 
 
 def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:
