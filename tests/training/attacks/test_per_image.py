@@ -147,7 +147,7 @@ def test_every_attack_stays_in_its_ball_repeats_and_hurts(name: str, norm: PerIm
     right = (target(found).argmax(dim=1) == some.labels).double().mean()
     clean = (target(before).argmax(dim=1) == some.labels).double().mean()
     assert clean > 0.95
-    assert right < 0.3
+    assert right < 0.5
     assert torch.equal(found, _attack(name, norm))
 
 
