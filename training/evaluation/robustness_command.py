@@ -87,15 +87,7 @@ def measure_robustness(
         ArtifactError: `out` exists and is no result file of this command.
     """
     check_ball(norm, epsilon, judging.shape)
-    universal_method(universal)
-    if pictures_per_attack < 1:
-        raise InvalidArgumentError(
-            f"pictures_per_attack is {pictures_per_attack}; expected at least 1."
-        )
-    for name in attacks:
-        per_image(name)
-    if attacks:
-        library()
+    _check(universal, pictures_per_attack, attacks)
     request = {
         "target": target,
         "norm": norm,
@@ -187,6 +179,18 @@ class _Results:
         save_tensors(self._searched, {"last": last}, metadata)
 
 
+def _check(universal: str, pictures_per_attack: int, attacks: Sequence[str]) -> None:
+    universal_method(universal)
+    if pictures_per_attack < 1:
+        raise InvalidArgumentError(
+            f"pictures_per_attack is {pictures_per_attack}; expected at least 1."
+        )
+    for name in attacks:
+        per_image(name)
+    if attacks:
+        library()
+
+
 def _setting(judging: Pictures) -> dict[str, Any]:
     return {
         "hardware": hardware(),
@@ -263,4 +267,5 @@ def _universal(
             start=last,
             on_probe=on_probe,
         )
-    return asdict(found) | {"norm": norm, "bound": "upper", "n": len(judging)}
+    listed = [asdict(probe) for probe in found.probes]
+    return asdict(found) | {"probes": listed, "norm": norm, "bound": "upper", "n": len(judging)}

@@ -61,7 +61,7 @@ def _attack(name: str, norm: PerImageNorm, *, seed: int = 0, count: int = 40) ->
         norm=norm,
         epsilon=BALLS[norm],
         generator=_seed(seed),
-        steps=None if steps is None else min(steps, 80),
+        steps=None if steps is None else min(steps, 150),
     )
 
 
