@@ -1,0 +1,271 @@
+"""`robustness`: measure how a classifier stands up to per-image attacks and to universal ones.
+
+Clean accuracy, accuracy under each per-image attack, rho_adv, epsilon_uni: one part after the
+other, each written to the result file as soon as it is done. A run that was interrupted goes on
+from there, inside epsilon_uni from the last radius that was tried.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prn_guard.errors import ArtifactError, InvalidArgumentError
+from prn_guard.files import read_json, write_json
+from prn_guard.version import __version__
+from training.attacks.fooling import Classifier, predict
+from training.attacks.norms import Norm, check_ball
+from training.attacks.per_image import PER_IMAGE_ATTACKS, per_image
+from training.attacks.reference_library import library
+from training.attacks.registry import method as universal_method
+from training.checkpoint import load_tensors, save_tensors
+from training.datasets import Pictures, Subset, digest_of
+from training.evaluation.evaluate import hardware
+from training.evaluation.metrics import proportion
+from training.evaluation.per_image_accuracy import accuracy_under, reference_ball
+from training.evaluation.robustness import rho_adv
+from training.evaluation.universal_robustness import PROBES, RATE, Probe, universal_robustness
+from training.guard.fit import versions
+from training.progress import tracked
+from training.randomness import generator_for
+
+PER_IMAGE_PICTURES: Final = 200
+JSMA_PICTURES: Final = 50
+"""JSMA changes two values per pass of the classifier."""
+UNDER: Final = "under "
+
+
+def measure_robustness(
+    classifier: Classifier,
+    crafting: Pictures,
+    judging: Pictures,
+    out: Path,
+    *,
+    target: str,
+    norm: Norm,
+    epsilon: float,
+    seed: int,
+    rate: float = RATE,
+    universal: str = "sign-pgd",
+    universal_steps: int | None = None,
+    probes: int = PROBES,
+    pictures_per_attack: int = PER_IMAGE_PICTURES,
+    attacks: Sequence[str] = tuple(PER_IMAGE_ATTACKS),
+) -> dict[str, Any]:
+    """Measure `classifier` and write every figure, with n and interval, to the file `out`.
+
+    Args:
+        classifier: maps `(B, C, H, W)` in [0, 1] to logits, on the device of the pictures.
+        crafting: what universal attacks see.
+        judging: other pictures, which everything is measured on.
+        out: the result file, JSON; an interrupted measurement of the same request goes on there,
+            that of another is replaced. The search of epsilon_uni keeps its state beside it, in
+            a file whose name ends in `.search.safetensors`.
+        target: what tells the classifier from others, as the digest of its weights.
+        norm: of the ball.
+        epsilon: its radius for the per-image attacks; `reference_ball` says what becomes of it
+            where an attack knows another norm only.
+        seed: of every random choice.
+        rate: the misclassification rate d of epsilon_uni(d).
+        universal: the universal attack of epsilon_uni.
+        universal_steps: its steps per radius; None takes its default.
+        probes: radii that are tried.
+        pictures_per_attack: so many of `judging`, evenly spaced, for each per-image attack and
+            for rho_adv; JSMA gets at most 50.
+        attacks: the per-image attacks, by name.
+
+    Raises:
+        InvalidArgumentError: options that make no sense, or the library of the per-image attacks
+            is missing.
+        ArtifactError: `out` exists and is no result file of this command.
+    """
+    check_ball(norm, epsilon, judging.shape)
+    _check(universal, pictures_per_attack, attacks)
+    request = {
+        "target": target,
+        "norm": norm,
+        "epsilon": epsilon,
+        "crafting pictures": digest_of(crafting),
+        "judging pictures": digest_of(judging),
+        "pictures per attack": pictures_per_attack,
+        "rate": rate,
+        "universal attack": universal,
+        "universal steps": universal_steps,
+        "probes": probes,
+        "seed": seed,
+        "prn-guard": __version__,
+    }
+    results = _Results(out, request)
+    results.part("clean_accuracy", lambda: dict(proportion(_right(classifier, judging))))
+    for name in attacks:
+        few = min(pictures_per_attack, JSMA_PICTURES) if name == "jsma" else pictures_per_attack
+        some = evenly_spaced(judging, few)
+        results.part(
+            f"{UNDER}{name}",
+            partial(_under_attack, name, classifier, some, norm=norm, epsilon=epsilon, seed=seed),
+        )
+    some = evenly_spaced(judging, pictures_per_attack)
+    results.part("rho_adv", partial(_rho_adv, classifier, some, seed=seed))
+    results.part(
+        "universal_robustness",
+        lambda: _universal(
+            classifier, crafting, judging, results,
+            norm=norm, rate=rate, method=universal, steps=universal_steps, number=probes, seed=seed,
+        ),
+    )  # fmt: skip
+    results.part("setting", partial(_setting, judging))
+    return results.content
+
+
+def evenly_spaced(pictures: Pictures, count: int) -> Pictures:
+    """At most `count` of `pictures`."""
+    count = min(count, len(pictures))
+    return Subset(pictures, torch.arange(count) * len(pictures) // count)
+
+
+@final
+class _Results:
+    """The result file: parts are measured once, and written as soon as they are.
+
+    Args:
+        path: of the file.
+        request: all that the figures depend on.
+    """
+
+    def __init__(self, path: Path, request: dict[str, Any]) -> None:
+        self._path = path
+        self._searched = path.with_name(f"{path.name}.search.safetensors")
+        self._request = request
+        self.content: dict[str, Any] = {"request": request}
+        if not path.exists():
+            return
+        before = read_json(path)
+        if not isinstance(before, dict) or "request" not in before:
+            raise ArtifactError(
+                f"{path} is no result file of this command. Choose another name, or move it away."
+            )
+        if before.get("request") == request:
+            self.content = before
+
+    def part(self, name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure `name`, unless an interrupted run did."""
+        if name in self.content:
+            return
+        begin = time.monotonic()
+        measured = measure()
+        self.content[name] = measured | {"seconds": round(time.monotonic() - begin, 1)}
+        write_json(self._path, self.content)
+
+    def search(self) -> tuple[list[Probe], Tensor | None]:
+        """The radii that an interrupted search tried, and its last perturbation `(C, H, W)`."""
+        if not self._searched.exists():
+            return [], None
+        tensors, metadata = load_tensors(self._searched)
+        if metadata.get("request") != self._request:
+            return [], None
+        return [Probe(**probe) for probe in metadata["probes"]], tensors["last"]
+
+    def keep(self, probes: list[Probe], last: Tensor) -> None:
+        """Keep the state of the search."""
+        probed = [asdict(probe) for probe in probes]
+        metadata = {"request": self._request, "probes": probed}
+        save_tensors(self._searched, {"last": last}, metadata)
+
+
+def _check(universal: str, pictures_per_attack: int, attacks: Sequence[str]) -> None:
+    universal_method(universal)
+    if pictures_per_attack < 1:
+        raise InvalidArgumentError(
+            f"pictures_per_attack is {pictures_per_attack}; expected at least 1."
+        )
+    for name in attacks:
+        per_image(name)
+    if attacks:
+        library()
+
+
+def _setting(judging: Pictures) -> dict[str, Any]:
+    return {
+        "hardware": hardware(),
+        "device": str(judging.device),
+        "versions": versions(),
+        "delivery": "pictures are kept in [0, 1] and not rounded to 8 bits",
+    }
+
+
+def _right(classifier: Classifier, pictures: Pictures) -> NDArray[np.float64]:
+    return (predict(classifier, pictures) == pictures.labels).double().numpy()
+
+
+def _under_attack(
+    name: str,
+    classifier: Classifier,
+    pictures: Pictures,
+    *,
+    norm: Norm,
+    epsilon: float,
+    seed: int,
+) -> dict[str, Any]:
+    with tracked(f"Attacking picture by picture: {name}") as track:
+        ball = reference_ball(name, norm, epsilon, pictures.shape)
+        return accuracy_under(
+            name,
+            classifier,
+            pictures,
+            norm=ball[0],
+            epsilon=ball[1],
+            generator=generator_for(seed, f"per-image {name}"),
+            on_step=track,
+        )
+
+
+def _rho_adv(classifier: Classifier, pictures: Pictures, *, seed: int) -> dict[str, Any]:
+    with tracked("Distance to the nearest boundary") as track:
+        return dict(rho_adv(classifier, pictures, seed=seed, on_step=track))
+
+
+def _universal(
+    classifier: Classifier,
+    crafting: Pictures,
+    judging: Pictures,
+    results: _Results,
+    *,
+    norm: Norm,
+    rate: float,
+    method: str,
+    steps: int | None,
+    number: int,
+    seed: int,
+) -> dict[str, Any]:
+    probes, last = results.search()
+    with tracked(f"Smallest universal perturbation that reaches {rate:g}") as track:
+
+        def on_probe(probe: Probe, perturbation: Tensor) -> None:
+            probes.append(probe)
+            results.keep(probes, perturbation)
+            status = f"epsilon {probe.epsilon:.4g}: {probe.evasion_rate:.3f}"
+            track(len(probes), number, status)
+
+        found = universal_robustness(
+            classifier,
+            crafting,
+            judging,
+            norm=norm,
+            rate=rate,
+            method=method,
+            steps=steps,
+            number=number,
+            seed=seed,
+            probes=tuple(probes),
+            start=last,
+            on_probe=on_probe,
+        )
+    listed = [asdict(probe) for probe in found.probes]
+    return asdict(found) | {"probes": listed, "norm": norm, "bound": "upper", "n": len(judging)}
