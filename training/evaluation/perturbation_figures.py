@@ -21,10 +21,10 @@ TILE: Final = 230
 """Pixels; smaller perturbations are enlarged by a whole number, so that every value is a square."""
 LARGEST_TILE: Final = 448
 GAP: Final = 20
-CAPTION: Final = 46
+CAPTION: Final = 64
 HEAD: Final = 62
-LETTER: Final = 7.2
-"""Pixels that a letter of the captions takes, on average."""
+LETTER: Final = 8.2
+"""Pixels that a letter of title and captions takes, on average, rather more than less."""
 ALIKE: Final = 2.0
 """Perturbations whose sizes differ by more than this factor are scaled each by itself."""
 COLORS: Final = (
@@ -48,11 +48,12 @@ def contact_sheet(perturbations: Tensor, rows: Sequence[Row], *, norm: str) -> b
     shrink = min(1.0, LARGEST_TILE / max(height, width))
     tall, wide = (max(1, round(times * shrink * side)) for side in (height, width))
     cell = max(wide, TILE - GAP) + GAP, tall + CAPTION + GAP
-    columns = min(count, max(1, round(math.sqrt(1.4 * count * cell[1] / cell[0]))))
+    columns = min(count, max(4, round(math.sqrt(1.4 * count * cell[1] / cell[0]))))
     lines = -(-count // columns)
+    columns = -(-count // lines)
     title = _title(max(reaches) if common else None, perturbations)
     size = (
-        max(columns * cell[0], int(6.6 * max(map(len, title.split("\n")))) + GAP),
+        max(columns * cell[0], int(LETTER * max(map(len, title.split("\n")))) + GAP),
         (HEAD + lines * cell[1]),
     )
     with styled(LIGHT):
@@ -69,7 +70,7 @@ def contact_sheet(perturbations: Tensor, rows: Sequence[Row], *, norm: str) -> b
             _draw(axes, for_the_eye(one, 0.5 / reach), smooth=shrink < 1)
             caption = _caption(row, norm, int((cell[0] - GAP) / LETTER))
             if not common:
-                caption += f", shown ±{255 * reach:.3g}/255"
+                caption += f"\nshown ±{255 * reach:.3g}/255"
             figure.text(place[0] / size[0], (place[1] - 5) / size[1], caption, va="top", size=8.5)
         return _png(figure)
 
@@ -83,6 +84,7 @@ def epsilon_curves(numbers: Row) -> bytes:
     """
     rows, norm = numbers["perturbations"], numbers["norm"]
     unit = 255 if norm == "linf" else 1
+    radius = f"{unit * numbers['epsilon']:.3g}" + ("/255" if norm == "linf" else "")
     places = [unit * epsilon for epsilon in numbers["epsilons"]]
     curves = [row["fooling_against_epsilon"] for row in rows]
     with styled(LIGHT):
@@ -108,7 +110,7 @@ def epsilon_curves(numbers: Row) -> bytes:
         )  # fmt: skip
         axes.axvline(
             unit * numbers["epsilon"], color=LIGHT.ink, linewidth=1, linestyle="-.",
-            label="epsilon",
+            label=f"epsilon = {radius}",
         )  # fmt: skip
         axes.set_title(f"Fooling against epsilon, n = {numbers['pictures']:,} pictures", size=12)
         axes.set_xlabel(
@@ -135,7 +137,7 @@ def confusion_map(counts: NDArray[np.int64], class_names: Sequence[str], row: Ro
     side = 3.0 + 0.5 * classes
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     with styled(LIGHT):
-        figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
+        figure = Figure(figsize=(side, 0.86 * side), dpi=120, layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.grid(visible=False)
@@ -174,7 +176,10 @@ def receiving_bars(class_names: Sequence[str], row: Row) -> bytes:
         bars = axes.barh(range(len(most)), shares, color=LIGHT.guarded)
         axes.bar_label(
             bars,
-            [f"{one['pictures']} ({share:.1%})" for one, share in zip(most, shares, strict=True)],
+            [
+                f"{one['pictures']} ({_percent(share)})"
+                for one, share in zip(most, shares, strict=True)
+            ],
             padding=3,
             size=8.5,
         )
@@ -184,8 +189,8 @@ def receiving_bars(class_names: Sequence[str], row: Row) -> bytes:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(
-            f"share of the {changed:,} changed pictures; these {len(most)} classes receive "
-            f"{sum(shares):.0%}, {sent['receiving_classes']} of {len(class_names)} receive any"
+            f"share of the {changed:,} changed pictures; these {len(most)} classes get "
+            f"{_percent(sum(shares))}; {sent['receiving_classes']} of {len(class_names)} get any"
         )
         axes.set_title(_sent_title(row), size=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
@@ -195,10 +200,10 @@ def receiving_bars(class_names: Sequence[str], row: Row) -> bytes:
 def _sent_title(row: Row) -> str:
     rate, sent = row["fooling_rate"], row["sent_to"]
     lines = [plain(_short(row["name"], 60))]
-    lines.append(f"{rate['value']:.1%} of {rate['n']:,} pictures get another label")
+    lines.append(f"{_percent(rate['value'])} of {rate['n']:,} pictures get another label")
     if sent["most_receiving"]:
         first = plain(_short(sent["most_receiving"][0]["class"], 40))
-        lines.append(f"{sent['dominant_share_of_changed']:.1%} of these go to {first}")
+        lines.append(f"{_percent(sent['dominant_share_of_changed'])} of these go to {first}")
     return "\n".join(lines)
 
 
@@ -215,13 +220,14 @@ def _title(reach: float | None, perturbations: Tensor) -> str:
         )
     title = f"Perturbations, scaled for the eye:\n±{255 * reach:.3g}/255 shown as black to white"
     beyond = float((perturbations.abs() > reach * (1 + 1e-6)).double().mean())
-    return f"{title}, {beyond:.1%} of the values lie beyond" if beyond else title
+    return f"{title}, {_percent(beyond)} of the values lie beyond" if beyond else title
 
 
 def _caption(row: Row, norm: str, letters: int) -> str:
     size = f"{255 * row['norm']:.3g}/255" if norm == "linf" else f"{row['norm']:.3g}"
-    name = plain(_short(row["name"], letters))
-    return f"{name}\n{norm} {size}, fools {row['fooling_rate']['value']:.1%}"
+    first, rest = row["name"][:letters], row["name"][letters:]
+    name = plain(first + (f"\n{_short(rest, letters)}" if rest else ""))
+    return f"{name}\n{norm} {size}, fools {_percent(row['fooling_rate']['value'])}"
 
 
 def _draw(axes: Axes, image: Tensor, *, smooth: bool) -> None:
@@ -240,6 +246,10 @@ def _short(text: str, letters: int) -> str:
         return text
     end = (letters - 1) // 2
     return f"{text[: letters - 1 - end]}…{text[-end:]}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,6 +1,7 @@
 """Perturbations made elsewhere: what is taken, and what is refused with which advice."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from training.perturbations import perturbation_files
 from training.perturbations.loading import check_inside, load_perturbations
 
 SHAPE = (3, 10, 12)
+DATA = Path(os.environ.get("PRN_GUARD_DATA", Path(__file__).parents[4] / "shared" / "data"))
+PUBLISHED = sorted((DATA / "perturbations").glob("*.pth"))
 Array = NDArray[np.float32]
 
 
@@ -332,3 +335,15 @@ def test_a_wrong_claim_of_the_ball_is_refused(norm: Norm, reach: float) -> None:
         check_inside(perturbations, norm, 0.8 * reach)
     with pytest.raises(InvalidArgumentError, match="epsilon"):
         check_inside(perturbations, norm, 255 * reach)
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="the published perturbations are not on this machine")
+def test_published_perturbations_are_what_they_are_said_to_be() -> None:
+    for path in PUBLISHED:
+        shape = (3, 32, 32) if path.name.startswith("cifar10") else (3, 224, 224)
+        found = load_perturbations(path, shape)
+        check_inside(found, "linf", 10 / 255)
+        with pytest.raises(DataError, match=r"10/255 and 8/255"):
+            check_inside(found, "linf", 8 / 255)
+        with pytest.raises(DataError, match=r"already on \[0, 1\]"):
+            load_perturbations(path, shape, scale=255)
