@@ -32,6 +32,7 @@ SCORE = Tolerance(
 SCALED = Tolerance(
     1e-5, 1e-4, "float32 pixels on a scale of up to 255, there and back: some ulps of 1.5e-5"
 )
+RESCALED = Tolerance(2e-7, 0.0, "a float32 product by 255 and a division: two roundings of 6e-8")
 CONVOLUTION = Tolerance(
     1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
 )

@@ -5,7 +5,14 @@ from typing import Final
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks import iterative_deepfool, stochastic_gradient
+from training.attacks import (
+    aggregated_gradient,
+    data_free,
+    generator,
+    iterative_deepfool,
+    singular_vector,
+    stochastic_gradient,
+)
 from training.attacks.job import OPTIONS, AttackJob, Method, Option
 from training.attacks.norms import check_ball
 
@@ -14,7 +21,13 @@ METHODS: Final[dict[str, Method]] = {
     "sgd": stochastic_gradient.SGD,
     "momentum": stochastic_gradient.MOMENTUM,
     "adam": stochastic_gradient.ADAM,
+    "sga": aggregated_gradient.AGGREGATED_GRADIENT,
     "iterative-deepfool": iterative_deepfool.ITERATIVE_DEEPFOOL,
+    "singular-vector": singular_vector.SINGULAR_VECTOR,
+    "data-free": data_free.DATA_FREE,
+    "generator": generator.GENERATOR,
+    "perlin": perlin.PERLIN,
+    "gabor": gabor.GABOR,
 }
 
 

@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 def show(
     loading: Loading,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Perturbations, in any format read.")
+        Path, typer.Argument(metavar="FILE", help="Perturbations to draw.")
     ],
     target: options.TargetOption,
     images: options.ImagesOption,

@@ -43,7 +43,7 @@ def roc_chart(metrics: Mapping[str, Any], palette: Palette) -> bytes:
     roc, alarms = metrics["roc"], metrics["false_positive_rate"]
     # A rate of 0 has no place on a logarithmic axis: it is drawn at half a picture.
     least = 0.5 / alarms["n"]
-    with _style(palette):
+    with styled(palette):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         shown = [max(rate, least) for rate in roc["false_positive_rate"]]
@@ -77,7 +77,7 @@ def roc_chart(metrics: Mapping[str, Any], palette: Palette) -> bytes:
                 markersize=8,
                 clip_on=False,
                 zorder=3,
-                label=_plain(f"adaptive, {row['surrogate']}: {100 * flagged:.1f} % flagged"),
+                label=plain(f"adaptive, {row['surrogate']}: {100 * flagged:.1f} % flagged"),
             )
         axes.set_xscale("log")
         axes.set_xlim(least, 1)
@@ -99,7 +99,7 @@ def fooling_chart(metrics: Mapping[str, Any], palette: Palette) -> bytes:
         "guarded": "held-out perturbations scaled, guarded",
         "adaptive": "adaptive, crafted anew at each epsilon",
     }
-    with _style(palette):
+    with styled(palette):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(
@@ -114,7 +114,7 @@ def fooling_chart(metrics: Mapping[str, Any], palette: Palette) -> bytes:
             _with_intervals(axes, rows, getattr(palette, name), marker, line, labels[name])
         worst = most_fooling(metrics)
         star = [(threat["epsilon"], worst["guarded_fooling_rate"])]
-        label = _plain(f"adaptive, worst at this epsilon ({worst['surrogate']})")
+        label = plain(f"adaptive, worst at this epsilon ({worst['surrogate']})")
         _with_intervals(axes, star, palette.adaptive, "*", "", label, size=14)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"epsilon ({threat['norm']}, pixels in [0, 1])")
@@ -174,7 +174,7 @@ def _finish(figure: Figure, axes: Axes) -> bytes:
 
 
 @contextlib.contextmanager
-def _style(palette: Palette) -> Iterator[None]:
+def styled(palette: Palette) -> Iterator[None]:
     """Our settings instead of the user's; the same figures give the same bytes."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -188,6 +188,6 @@ def _style(palette: Palette) -> Iterator[None]:
         yield
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib must not read as a formula."""
     return text.replace("$", r"\$")

@@ -1,20 +1,30 @@
 """Perturbations made elsewhere: what is taken, and what is refused with which advice."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from scipy.io import savemat
 from torch import nn
 
-from prn_guard.errors import DataError
-from training.perturbations.loading import load_perturbations
+from prn_guard.errors import DataError, InvalidArgumentError
+from tests.tolerances import RESCALED, assert_close
+from tests.training.perturbations.matlab import save_as_matlab_7_3
+from training.attacks.norms import Norm
+from training.perturbations import perturbation_files
+from training.perturbations.loading import check_inside, load_perturbations
 
 SHAPE = (3, 10, 12)
+DATA = Path(os.environ.get("PRN_GUARD_DATA", Path(__file__).parents[4] / "shared" / "data"))
+PUBLISHED = sorted((DATA / "perturbations").glob("*.pth"))
 Array = NDArray[np.float32]
 
 
@@ -28,6 +38,13 @@ def _safetensors(path: Path, array: Array) -> None:
     save_file({"any name": torch.from_numpy(array)}, path)
 
 
+def _hdf5(path: Path, array: Array, name: str = "deep/inside/r") -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset(name, data=array, compression="gzip", chunks=True)
+        file.attrs["epsilon"] = 10
+        file["a word"] = "text"
+
+
 WRITERS: dict[str, Callable[[Path, Array], None]] = {
     "one.npy": np.save,
     "one.NPY": lambda path, array: path.write_bytes(_npy_bytes(array)),
@@ -36,6 +53,17 @@ WRITERS: dict[str, Callable[[Path, Array], None]] = {
     "one.safetensors": _safetensors,
     "one.pt": lambda path, array: torch.save(torch.from_numpy(array), path),
     "one.pth": lambda path, array: torch.save({"uap": torch.from_numpy(array)}, path),
+    "compressed.npz": lambda path, array: np.savez_compressed(path, delta=array),
+    "two.safetensors": lambda path, array: save_file(
+        {"perturbations": torch.from_numpy(array), "other": torch.zeros(3)}, path
+    ),
+    "one.mat": lambda path, array: savemat(path, {"r": array}),
+    "compressed.mat": lambda path, array: savemat(path, {"r": array}, do_compression=True),
+    "7.3.mat": lambda path, array: save_as_matlab_7_3(path, {"r": array}),
+    "one.h5": _hdf5,
+    "one.hdf5": _hdf5,
+    "big-endian.npy": lambda path, array: np.save(path, array.astype(">f4")),
+    "fortran.npy": lambda path, array: np.save(path, np.asfortranarray(array)),
     "parameter.pth": lambda path, array: torch.save(nn.Parameter(torch.from_numpy(array)), path),
 }
 
@@ -73,14 +101,18 @@ def test_the_largest_value_allowed_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.full(SHAPE, 10.0), "largest value .* is 10; .* Divide 0-255 values by 255"),
+        (np.full(SHAPE, 10.0), "is 10, as on the 0-255 scale; .* --perturbation-scale 255"),
         (np.full(SHAPE, -1.01), "is 1.01"),
-        (np.zeros(SHAPE), "expected above 0"),
-        (np.full(SHAPE, 10, dtype=np.int64), "torch.int64; .* Divide 0-255 values by 255"),
+        (np.stack([np.full(SHAPE, 0.1), np.full(SHAPE, 9.0)]), "is 9, as on the 0-255 scale"),
+        (np.zeros(SHAPE), "perturbation 1 of 1 is 0 everywhere"),
+        (np.stack([np.full(SHAPE, 0.1), np.zeros(SHAPE)]), "perturbation 2 of 2 is 0 everywhere"),
+        (np.full(SHAPE, 10, dtype=np.int64), "torch.int64; .* --perturbation-scale 255"),
         (np.full(SHAPE, np.nan), "not finite"),
         (np.full(SHAPE, np.inf), "not finite"),
-        (np.full((10, 12, 3), 0.1), "channels last: move channels first"),
-        (np.full((4, 10, 12, 3), 0.1), "channels last: move channels first"),
+        (np.full((10, 12, 3), 0.1), r"channels last \(HWC\): state --perturbation-layout hwc"),
+        (np.full((4, 10, 12, 3), 0.1), r"channels last \(HWC\)"),
+        (np.full((10, 12, 3, 4), 0.1), "stack runs along the last axis"),
+        (np.full((*SHAPE, 4), 0.1), "stack runs along the last axis"),
         (np.full((3, 12, 10), 0.1), r"shape \(1, 3, 12, 10\); expected .* = \(3, 10, 12\)"),
         (np.full((1, 10, 12), 0.1), "expected"),
         (np.full((10, 12), 0.1), "expected"),
@@ -88,8 +120,9 @@ def test_the_largest_value_allowed_is_one(tmp_path: Path) -> None:
         (np.zeros((0, *SHAPE)), "expected"),
         (np.float64(0.1), "expected"),
         (np.full(SHAPE, "a"), "refused"),
-        (np.full(SHAPE, 0.1, dtype=">f4"), "byte order"),
         (np.full(SHAPE, 0.1 + 0.1j), "complex"),
+        (np.full(SHAPE, True), "bool"),
+        (np.full(SHAPE, 0.1, dtype=np.longdouble), "at most 64 bits"),
     ],
 )
 def test_another_range_or_shape_is_refused(tmp_path: Path, array: Array, message: str) -> None:
@@ -121,8 +154,11 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".npz", ".pt", ".pth", ".txt", ""])
-@pytest.mark.parametrize("content", [b"", b"no array at all", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [*perturbation_files.READERS, ".txt", ""])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array at all", b"PK\x03\x04 cut short", b"\x89HDF\r\n\x1a\n cut short", b"\0" * 200],
+)
 def test_damaged_files_are_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"p{suffix}"
     path.write_bytes(content)
@@ -130,12 +166,184 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str, content: bytes) 
         load_perturbations(path, SHAPE)
 
 
-def test_several_arrays_need_a_name(tmp_path: Path, stack: Array) -> None:
-    np.savez(tmp_path / "p.npz", a=stack, b=stack)
-    with pytest.raises(DataError, match="none named 'perturbations'"):
-        load_perturbations(tmp_path / "p.npz", SHAPE)
+SEVERAL: dict[str, Callable[[Path, dict[str, Array]], None]] = {
+    "p.npz": lambda path, arrays: np.savez(path, **arrays),
+    "p.mat": savemat,
+    "7.3.mat": save_as_matlab_7_3,
+    "p.h5": lambda path, arrays: [_hdf5(path, arrays[name], name) for name in arrays],
+    "p.pt": lambda path, arrays: torch.save(
+        {name: torch.from_numpy(one) for name, one in arrays.items()}, path
+    ),
+    "p.safetensors": lambda path, arrays: save_file(
+        {name: torch.from_numpy(one) for name, one in arrays.items()}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SEVERAL if name != "p.h5"])
+def test_of_several_arrays_the_one_named_is_read(tmp_path: Path, stack: Array, name: str) -> None:
+    path = tmp_path / name
+    SEVERAL[name](path, {"a": stack, "b": stack[:1]})
+    assert np.array_equal(load_perturbations(path, SHAPE, key="b").numpy(), stack[:1])
+    with pytest.raises(DataError, match=r"none named 'perturbations'; its arrays are: a, b\."):
+        load_perturbations(path, SHAPE)
+    with pytest.raises(DataError, match=r"no array 'c'; .*: a, b\. .* --perturbation-key"):
+        load_perturbations(path, SHAPE, key="c")
+
+
+def test_an_array_of_an_hdf5_file_is_named_by_its_path(tmp_path: Path, stack: Array) -> None:
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["group/a"], file["b"] = stack, stack[:1]
+    for key in ("group/a", "/group/a"):
+        found = load_perturbations(tmp_path / "p.h5", SHAPE, key=key)
+        assert np.array_equal(found.numpy(), stack)
+    with pytest.raises(DataError, match=r"its arrays are: b, group/a\."):
+        load_perturbations(tmp_path / "p.h5", SHAPE)
+
+
+@pytest.mark.parametrize("name", ["one.npy", "one.pt"])
+def test_an_array_without_a_name_has_no_key(tmp_path: Path, stack: Array, name: str) -> None:
+    WRITERS[name](tmp_path / name, stack)
+    with pytest.raises(DataError, match=r"without a name, not 'r'\. Leave"):
+        load_perturbations(tmp_path / name, SHAPE, key="r")
+
+
+def test_values_of_other_files_are_not_followed(tmp_path: Path, stack: Array) -> None:
+    _hdf5(tmp_path / "other.h5", stack, "r")
+    layout = h5py.VirtualLayout(stack.shape, dtype=stack.dtype)
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "r", shape=stack.shape)
+    (tmp_path / "raw").write_bytes(stack.tobytes())
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file.create_virtual_dataset("virtual", layout)
+        file["link"] = h5py.ExternalLink(tmp_path / "other.h5", "r")
+        file.create_dataset(
+            "raw", stack.shape, stack.dtype, external=[(tmp_path / "raw", 0, stack.nbytes)]
+        )
+    for key in (None, "virtual", "link", "raw"):
+        with pytest.raises(DataError, match="its arrays are: none"):
+            load_perturbations(tmp_path / "p.h5", SHAPE, key=key)
+
+
+@pytest.mark.parametrize("name", ["one.npy", "compressed.npz", "compressed.mat", "one.h5"])
+def test_a_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    WRITERS[name](tmp_path / name, np.full((50, *SHAPE), 0.1, np.float32))
+    monkeypatch.setattr(perturbation_files, "LARGEST_BYTES", 70_000)
+    with pytest.raises(DataError, match="is refused: it is, or unpacks to"):
+        load_perturbations(tmp_path / name, SHAPE)
+
+
+def test_a_tensor_expanded_from_one_value_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.full((1,), 0.1).expand(10**9, *SHAPE), tmp_path / "p.pt")
+    with pytest.raises(DataError, match="unpacks to"):
+        load_perturbations(tmp_path / "p.pt", SHAPE)
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("name", ["one.npy", "one.mat", "7.3.mat", "one.pth"])
+def test_what_is_stated_is_applied(
+    tmp_path: Path, stack: Array, name: str, *, single: bool
+) -> None:
+    truth = stack[:1] if single else stack
+    given = np.ascontiguousarray(truth.transpose(0, 2, 3, 1)[..., ::-1] * np.float32(255))
+    WRITERS[name](tmp_path / name, given[0] if single else given)
+    found = load_perturbations(tmp_path / name, SHAPE, scale=255, layout="hwc", channel_order="bgr")
+    assert found.is_contiguous()
+    assert_close(found, truth, RESCALED)
+
+
+def test_stating_the_usual_changes_nothing(tmp_path: Path, stack: Array) -> None:
+    np.save(tmp_path / "p.npy", stack)
+    found = load_perturbations(
+        tmp_path / "p.npy", SHAPE, scale=1, layout="chw", channel_order="rgb"
+    )
+    assert np.array_equal(found.numpy(), stack)
+
+
+def test_signed_whole_numbers_are_taken_on_the_0_255_scale(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", np.full(SHAPE, -10, np.int8))
+    found = load_perturbations(tmp_path / "p.npy", SHAPE, scale=255)
+    assert torch.equal(found, torch.full((1, *SHAPE), -10 / 255))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full(SHAPE, 10 / 255), "0.03922: it is already on"),
+        (np.stack([np.full(SHAPE, 10.0), np.full(SHAPE, 0.5)]), "is 0.5: it is already on"),
+        (np.full(SHAPE, 256.0), "is 256; .* at most 255"),
+        (np.full(SHAPE, 10, np.uint8), "torch.uint8: unsigned values cannot darken"),
+    ],
+)
+def test_a_scale_that_the_numbers_contradict_is_refused(
+    tmp_path: Path, array: Array, message: str
+) -> None:
+    np.save(tmp_path / "p.npy", array)
+    with pytest.raises(DataError, match=message):
+        load_perturbations(tmp_path / "p.npy", SHAPE, scale=255)
+
+
+def test_channels_first_stated_to_be_last_are_refused(tmp_path: Path, stack: Array) -> None:
+    np.save(tmp_path / "p.npy", stack)
+    with pytest.raises(DataError, match=r"channels first \(CHW\) already: leave out"):
+        load_perturbations(tmp_path / "p.npy", SHAPE, layout="hwc")
+
+
+@pytest.mark.parametrize("layout", ["chw", "hwc", None])
+@pytest.mark.parametrize("name", ["one.npy", "one.mat"])
+def test_a_gray_one_needs_no_channels(
+    tmp_path: Path, stack: Array, name: str, layout: Literal["chw", "hwc"] | None
+) -> None:
+    WRITERS[name](tmp_path / name, stack[0, 0])
+    found = load_perturbations(tmp_path / name, (1, 10, 12), layout=layout)
+    assert np.array_equal(found.numpy(), stack[:1, :1])
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"scale": 256}, "scale is 256; expected 1 or 255"),
+        ({"layout": "HWC"}, "layout is 'HWC'"),
+        ({"channel_order": "gbr"}, "channel_order is 'gbr'"),
+    ],
+)
+def test_an_unknown_statement_is_refused(
+    tmp_path: Path, stated: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        load_perturbations(tmp_path / "p.npy", SHAPE, **stated)
+
+
+def test_gray_has_no_channel_order(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="no order to state"):
+        load_perturbations(tmp_path / "p.npy", (1, 10, 12), channel_order="bgr")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no perturbation file .*p\.npy"):
         load_perturbations(tmp_path / "p.npy", SHAPE)
+
+
+@pytest.mark.parametrize(("norm", "reach"), [("linf", 0.5), ("l2", 0.5 * 360**0.5)])
+def test_a_wrong_claim_of_the_ball_is_refused(norm: Norm, reach: float) -> None:
+    perturbations = torch.stack([torch.full(SHAPE, 0.1), torch.full(SHAPE, -0.5)])
+    check_inside(perturbations, norm, reach)
+    # float16 rounds by up to 2^-11 of a value.
+    check_inside(perturbations, norm, reach * (1 - 2**-11))
+    with pytest.raises(DataError, match=rf"Perturbation 2 of 2 .* {norm} norm is {reach:.4g}, .*"):
+        check_inside(perturbations, norm, 0.8 * reach)
+    with pytest.raises(InvalidArgumentError, match="epsilon"):
+        check_inside(perturbations, norm, 255 * reach)
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="the published perturbations are not on this machine")
+def test_published_perturbations_are_what_they_are_said_to_be() -> None:
+    for path in PUBLISHED:
+        shape = (3, 32, 32) if path.name.startswith("cifar10") else (3, 224, 224)
+        found = load_perturbations(path, shape)
+        check_inside(found, "linf", 10 / 255)
+        with pytest.raises(DataError, match=r"10/255 and 8/255"):
+            check_inside(found, "linf", 8 / 255)
+        with pytest.raises(DataError, match=r"already on \[0, 1\]"):
+            load_perturbations(path, shape, scale=255)
