@@ -8,8 +8,10 @@ from prn_guard.errors import InvalidArgumentError
 from training.attacks import (
     aggregated_gradient,
     data_free,
+    gabor,
     generator,
     iterative_deepfool,
+    perlin,
     singular_vector,
     stochastic_gradient,
 )
