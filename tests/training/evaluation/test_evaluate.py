@@ -267,7 +267,7 @@ def test_a_wrong_perturbation_file_is_refused_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr(adaptive, "adaptive_perturbation", _forbidden)
     np.save(tmp_path / "own.npy", np.full((1, 12, 12), 10.0))
-    with pytest.raises(DataError, match="Divide 0-255 values by 255"):
+    with pytest.raises(DataError, match="--perturbation-scale 255"):
         evaluate_guard(
             guard_folder, str(work.images), tmp_path / "out", files=[tmp_path / "own.npy"]
         )
