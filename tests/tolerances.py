@@ -72,7 +72,7 @@ LIBRARY_DEEPFOOL = Tolerance(
 UNIVERSAL_STEP = Tolerance(
     1e-3, 1e-4, "the sum of many DEEPFOOL_STEPs, batched or alone, in another order"
 )
-SINGULAR_VECTOR = Tolerance(
+POWER_METHOD = Tolerance(
     1e-4, 2e-5, "float32 products with up to 3,000 rows, their 9th powers, over a dozen iterations"
 )
 DIFFERENCE_QUOTIENT = Tolerance(

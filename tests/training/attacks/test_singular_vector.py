@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prn_guard.errors import InvalidArgumentError
 from tests.reference.singular_vectors import power_method as reference
 from tests.reference.singular_vectors import tanh_jacobian
-from tests.tolerances import BALL, DIFFERENCE_QUOTIENT, SINGULAR_VECTOR, assert_close
+from tests.tolerances import BALL, DIFFERENCE_QUOTIENT, POWER_METHOD, assert_close
 from tests.training.small import (
     SHAPE,
     VALUES,
@@ -22,8 +22,10 @@ from tests.training.small import (
     trained_target,
 )
 from training.attacks.fooling import fooling_rate, predict
+from training.attacks.job import AttackJob
 from training.attacks.norms import Norm, norm_of, random_start
 from training.attacks.singular_vector import (
+    SINGULAR_VECTOR,
     choose_layer,
     linearise,
     power_method,
@@ -65,7 +67,7 @@ def _hidden() -> nn.Sequential:
 def _same_up_to_sign(result: Tensor, expected: np.ndarray) -> None:
     flat = result.double().flatten().numpy()
     sign = np.sign(flat @ expected)
-    assert_close(sign * flat, expected, SINGULAR_VECTOR)
+    assert_close(sign * flat, expected, POWER_METHOD)
 
 
 def test_of_a_linear_network_in_l2_it_is_the_right_singular_vector() -> None:
@@ -140,7 +142,7 @@ def test_products_hold_through_the_layers_of_real_networks() -> None:
             quotient = (part(images + 1e-7 * vector) - part(images - 1e-7 * vector)) / 2e-7
         assert_close(moved, quotient, DIFFERENCE_QUOTIENT)
         weights = torch.randn(moved.shape, generator=_seed(2), dtype=torch.float64)
-        assert_close((moved * weights).sum(), (vector * backwards(weights)).sum(), SINGULAR_VECTOR)
+        assert_close((moved * weights).sum(), (vector * backwards(weights)).sum(), POWER_METHOD)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -279,3 +281,30 @@ def test_the_layer_that_fools_most_is_chosen(norm: Norm) -> None:
         for name in (None, "classifier.2")
     ]
     assert rates[0] > rates[1]
+
+
+def test_a_job_reaches_the_attack() -> None:
+    told: list[tuple[int, int]] = []
+    job = AttackJob(
+        classifier=trained_target(),
+        pictures=pictures(40),
+        norm="l2",
+        epsilon=1.0,
+        generator=_seed(),
+        start=_start(),
+        steps=2,
+        on_step=lambda done, total: told.append((done, total)),
+    )
+    crafted = SINGULAR_VECTOR.craft(job)
+    assert told == [(1, 2), (2, 2)]
+    expected = singular_vector_uap(
+        trained_target(),
+        pictures(40),
+        norm="l2",
+        epsilon=1.0,
+        generator=_seed(),
+        start=_start(),
+        iterations=2,
+    )
+    assert torch.equal(crafted, expected)
+    assert (crafted.shape, crafted.dtype, crafted.requires_grad) == (SHAPE, torch.float32, False)
