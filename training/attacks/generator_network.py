@@ -48,6 +48,7 @@ class GeneratorNetwork(nn.Module):
         self.paint = nn.Conv2d(width, shape[0], 3, padding=1, device="meta")
         # Layers made on the CPU would draw their weights from the global generator.
         self.to_empty(device="cpu")
+        self.canvas = nn.Parameter(torch.zeros(shape))
         for layer in (self.spread, *self.stages, self.paint):
             nn.init.kaiming_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -59,7 +60,7 @@ class GeneratorNetwork(nn.Module):
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
             features = F.relu(F.instance_norm(stage(features)))
         painted: Tensor = self.paint(features)
-        return painted[:, :, : self._shape[1], : self._shape[2]]
+        return self.canvas + painted[:, :, : self._shape[1], : self._shape[2]]
 
 
 def draw_noise(count: int, *, generator: torch.Generator) -> Tensor:

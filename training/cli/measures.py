@@ -25,9 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 def show(
     loading: Loading,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Perturbations to draw.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Perturbations to draw.")],
     target: options.TargetOption,
     images: options.ImagesOption,
     epsilon: options.EpsilonOption,
