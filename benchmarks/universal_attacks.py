@@ -1,13 +1,13 @@
 """Every universal attack on three classifiers, one table.
 
     PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.universal_attacks --cifar10 CIFAR
-    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.universal_attacks --cifar10 CIFAR --device cuda
+    ... --device cuda
 
 linf 10/255. ResNet-20: crafted on 5,000 training pictures of CIFAR-10, judged on its 10,000 test
-pictures. EfficientNet-Lite0 and MobileNetV2 (from its ONNX file): crafted on 1,000 training pictures
-of ImageNet, judged on 700 validation pictures. Nothing is chosen by the pictures that are judged on.
-Resumes from `runs/universal-attacks`; writes `benchmarks/results/universal_attacks.json` (on a GPU
-`universal_attacks_cuda.json`) and the table in docs/attacks.md.
+pictures. EfficientNet-Lite0 and MobileNetV2 (from its ONNX file): crafted on 1,000 training
+pictures of ImageNet, judged on 700 validation pictures. Nothing is chosen by the pictures that are
+judged on. Resumes from `runs/universal-attacks`; writes `benchmarks/results/universal_attacks.json`
+(on a GPU `universal_attacks_cuda.json`) and the table in docs/attacks.md.
 """
 
 from collections.abc import Callable
@@ -130,8 +130,8 @@ def render(result: dict[str, Any]) -> str:
     )
     return (
         "\n".join(lines)
-        + "\n\nFooling rate against the clean prediction, linf 10/255, seed 0, one run each; seconds "
-        f"to craft. {counts}. {facts['hardware']}, {facts['threads']} threads of torch "
+        + "\n\nFooling rate against the clean prediction, linf 10/255, seed 0, one run each; s: "
+        f"seconds to craft. {counts}. {facts['hardware']}, {facts['threads']} threads of torch "
         f"{result['versions']['torch']} (commit {result['commit']}).\n"
     )
 
