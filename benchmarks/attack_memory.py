@@ -135,8 +135,8 @@ def render(result: dict[str, Any]) -> str:
     return (
         "\n".join(lines)
         + f"\n\nPeak resident memory of a process that takes {result['steps']} steps, one run "
-        f"each, everything included (torch alone takes some hundred MiB). {result['hardware']}, torch "
-        f"{result['versions']['torch']} (commit {result['commit']}).\n"
+        "each, everything included (torch alone takes some hundred MiB). "
+        f"{result['hardware']}, torch {result['versions']['torch']} (commit {result['commit']}).\n"
     )
 
 
