@@ -92,6 +92,8 @@ def test_in_chunks_of_one_it_is_the_published_loop(norm: Norm, epsilon: float, p
         generator=torch.Generator().manual_seed(5),
         wished_fooling_rate=1.0,
         max_passes=passes,
+        margin=0.0,
+        linearisations=20,
         chunk=1,
     )
     oracle = _plain_loop(network, known, norm, epsilon, passes=passes, seed=5)
@@ -123,6 +125,8 @@ def test_steps_of_a_chunk_start_from_one_place_and_are_added_up(norm: Norm, epsi
         generator=torch.Generator().manual_seed(5),
         wished_fooling_rate=1.0,
         max_passes=passes,
+        margin=0.0,
+        linearisations=20,
         chunk=chunk,
     )
     images = everything(known).flatten(1).double().numpy()
