@@ -11,6 +11,8 @@ crafting set, the source's large batch; step sizes as in `Schedule`, the inner o
 outer one of that time; in l2 a step goes along the gradient, not along its sign.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,10 @@ from training.attacks.norms import Norm, check_ball, project, random_start, stee
 from training.attacks.objectives import Objective, mean_loss
 from training.datasets import Pictures, batch_for
 
-INNER_STEPS = 8
+INNER_STEPS = 16
 INNER_BATCH = 32
+SCHEDULE = Schedule(steps=50, travel=20.0)
+"""Fewer and shorter steps than the stochastic gradient's: each follows 16 gradients."""
 
 
 def aggregated_gradient_uap(
@@ -68,11 +72,11 @@ def aggregated_gradient_uap(
     check_ball(norm, epsilon, pictures.shape)
     if inner_steps < 1:
         raise InvalidArgumentError(f"inner_steps is {inner_steps}; expected at least 1.")
-    schedule = schedule or Schedule()
+    schedule = schedule or SCHEDULE
     objective = mean_loss(classifier, pictures, [target_class], loss=loss)
     if start is None:
         start = random_start(pictures.shape, norm, epsilon, generator=generator)
-    batch_size = inner_batch or batch_for(pictures.shape, INNER_BATCH)
+    batch_size = inner_batch or max(1, batch_for(pictures.shape, 4 * INNER_BATCH) // 4)
     perturbation = start.to(pictures.device, copy=True)
     for step in range(schedule.steps):
         positions = torch.randint(len(pictures), (inner_steps, batch_size), generator=generator)
@@ -131,7 +135,7 @@ def _craft(job: AttackJob) -> Tensor:
         target_class=job.target_class,
         start=job.start,
         loss=job.loss or "cross_entropy",
-        schedule=Schedule() if job.steps is None else Schedule(steps=job.steps),
+        schedule=SCHEDULE if job.steps is None else replace(SCHEDULE, steps=job.steps),
         on_step=job.on_step,
     )
 

@@ -11,6 +11,9 @@ Departures:
       apart swung around 0.73 without a margin and around 0.79 with one of 5 after the same work.
     - Each picture's step is that of one linearisation; the next visit linearises anew, under
       another perturbation. Iterating to the end took twice the time to the same rate.
+    - The summed step of chunk number k counts `fading / (fading + k)`, fully at first; in the
+      source always fully. The rate then rises steadily where it swung by 0.03 from chunk to chunk:
+      0.80 after the same work.
     - Pictures are taken in small chunks. Within a chunk the steps start from the same perturbation
       and are added up before the projection, so that they are computed as one batch; the source
       recomputes after every picture, and so does `chunk=1`. Fooling did not suffer.
@@ -30,9 +33,12 @@ from training.attacks.engine import OnStep, Until
 from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.job import AttackJob, Method
 from training.attacks.norms import Norm, check_ball, perturb, project
-from training.datasets import Pictures
+from training.datasets import Pictures, batch_for
 
+PASSES = 4
+LARGEST_CHUNK = 64
 MARGIN = 10.0
+FADING = 30.0
 
 
 def iterative_deepfool_uap(
@@ -45,9 +51,10 @@ def iterative_deepfool_uap(
     start: Tensor | None = None,
     wished_fooling_rate: float = 0.8,
     max_passes: int = 10,
-    chunk: int = 64,
+    chunk: int | None = None,
     margin: float = MARGIN,
     linearisations: int = 1,
+    fading: float = FADING,
     until: Until | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -62,9 +69,10 @@ def iterative_deepfool_uap(
         start: perturbation `(C, H, W)` to go on from; None is zero, as in the source.
         wished_fooling_rate: in (0, 1]; reaching it on the crafting set ends the passes.
         max_passes: the search ends after this many passes in any case.
-        chunk: pictures per batch of DeepFool steps.
+        chunk: pictures per batch of DeepFool steps; None takes 64, fewer big ones.
         margin: logits by which another class has to lead; 0 in the source.
         linearisations: DeepFool iterations of a picture per visit; some tens in the source.
+        fading: after so many chunks a step counts by half; infinity in the source.
         until: asked about the perturbation, as `(1, C, H, W)`, after every chunk; true ends the
             attack with this perturbation.
         on_step: told of every chunk.
@@ -77,9 +85,12 @@ def iterative_deepfool_uap(
         raise InvalidArgumentError(
             f"wished_fooling_rate is {wished_fooling_rate}; expected above 0 and at most 1."
         )
-    if chunk < 1 or max_passes < 1:
+    if chunk is None:
+        chunk = batch_for(pictures.shape, LARGEST_CHUNK)
+    if chunk < 1 or max_passes < 1 or not fading > 0:
         raise InvalidArgumentError(
-            f"chunk is {chunk} and max_passes {max_passes}; expected at least 1 of each."
+            f"chunk is {chunk}, max_passes {max_passes} and fading {fading}; expected at least 1, "
+            "1, and above 0."
         )
     clean = predict(classifier, pictures)
     begin = torch.zeros(pictures.shape) if start is None else project(start, norm, epsilon)
@@ -92,7 +103,8 @@ def iterative_deepfool_uap(
         order = torch.randperm(len(pictures), generator=generator)
         for positions in torch.split(order, chunk):
             step = search(classifier, pictures.batch(positions), clean[positions], perturbation)
-            perturbation = project(perturbation + step, norm, epsilon)
+            weight = 1 / (1 + done / fading)
+            perturbation = project(perturbation + weight * step, norm, epsilon)
             done += 1
             if on_step is not None:
                 on_step(done, chunks_in_all)
@@ -148,6 +160,8 @@ def _craft(job: AttackJob) -> Tensor:
         epsilon=job.epsilon,
         generator=job.generator,
         start=job.start,
+        wished_fooling_rate=1.0,
+        max_passes=job.steps or PASSES,
         on_step=job.on_step,
     )
 
@@ -156,5 +170,5 @@ ITERATIVE_DEEPFOOL = Method(
     summary="sum of the DeepFool steps of picture after picture",
     family="DeepFool",
     craft=_craft,
-    takes=frozenset({"start"}),
+    takes=frozenset({"start", "steps"}),
 )

@@ -24,7 +24,8 @@ from training.attacks.norms import Norm, check_ball, random_start
 from training.attacks.objectives import Objective, mean_loss
 from training.datasets import Pictures, batch_for
 
-LARGEST_BATCH = 200
+STEPS = 200
+LARGEST_BATCH = 128
 FREE_COSINE = 0.12
 """|cosine| below this costs nothing: a little less than the bank's criterion (0.15)."""
 REPULSION = 3.0
@@ -60,7 +61,7 @@ def stochastic_gradient_uap(
         loss: what to ascend.
         rule: how the gradient becomes a step.
         schedule: number and sizes of the steps.
-        batch_size: pictures per step, drawn with replacement; None takes 200, fewer big ones.
+        batch_size: pictures per step, drawn with replacement; None takes 128, fewer big ones.
         until: asked about the perturbations `(P, C, H, W)` after every step; true ends the attack.
         on_step: told of every step.
 
@@ -117,7 +118,7 @@ def stochastic_gradient_uaps(
         loss: what to ascend.
         rule: how the gradient becomes a step.
         schedule: number and sizes of the steps.
-        batch_size: pictures per step, the same for all; None takes 200, fewer big ones.
+        batch_size: pictures per step, the same for all; None takes 128, fewer big ones.
         until: asked about the perturbations `(P, C, H, W)` after every step; true ends the attack.
         on_step: told of every step.
 
@@ -174,7 +175,7 @@ def by_rule(rule: Rule, summary: str) -> Method:
             start=job.start,
             loss=job.loss or "cross_entropy",
             rule=rule,
-            schedule=Schedule() if job.steps is None else Schedule(steps=job.steps),
+            schedule=Schedule(steps=job.steps or STEPS),
             on_step=job.on_step,
         )
 

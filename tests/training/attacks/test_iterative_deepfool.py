@@ -1,5 +1,7 @@
 """Iterative DeepFool against a plain loop over pictures, and the price of taking them in chunks."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,7 @@ def test_in_chunks_of_one_it_is_the_published_loop(norm: Norm, epsilon: float, p
         max_passes=passes,
         margin=0.0,
         linearisations=20,
+        fading=math.inf,
         chunk=1,
     )
     oracle = _plain_loop(network, known, norm, epsilon, passes=passes, seed=5)
@@ -127,6 +130,7 @@ def test_steps_of_a_chunk_start_from_one_place_and_are_added_up(norm: Norm, epsi
         max_passes=passes,
         margin=0.0,
         linearisations=20,
+        fading=math.inf,
         chunk=chunk,
     )
     images = everything(known).flatten(1).double().numpy()
