@@ -154,12 +154,15 @@ def test_it_fools_on_unseen_pictures_and_every_step_is_in_the_ball(
         lengths.append(float(norm_of(perturbations[0], norm)))
         return False
 
-    crafted, unseen = _uap(norm=norm, epsilon=epsilon, until=watch), pictures(200, seed=3)
+    # In l2 some starts are still in a poor corner after 20 steps: 0.33 of the pictures fooled.
+    steps = Schedule(steps=100)
+    crafted = _uap(norm=norm, epsilon=epsilon, schedule=steps, until=watch)
+    unseen = pictures(200, seed=3)
     clean = predict(trained_target(), unseen)
     noise = random_start(SHAPE, norm, epsilon, generator=_seed())
     assert fooling_rate(clean, predict(trained_target(), unseen, noise)) < 0.1
     assert fooling_rate(clean, predict(trained_target(), unseen, crafted)) > 0.6
-    assert len(lengths) == SHORT.steps
+    assert len(lengths) == 100
     assert max(lengths) <= epsilon + BALL.absolute
     assert (crafted.shape, crafted.dtype, crafted.requires_grad) == (SHAPE, torch.float32, False)
 
