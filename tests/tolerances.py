@@ -57,6 +57,9 @@ NEAREST_POINT = Tolerance(
 LOSS = Tolerance(1e-5, 1e-5, "float32 log-sum-exp against float64")
 UPDATE = Tolerance(1e-4, 1e-6, "moments kept in float32 over ten steps against float64")
 SCHEDULE = Tolerance(1e-12, 0.0, "sum of 100 float64 step sizes, in another order")
+AGGREGATED = Tolerance(
+    1e-4, 1e-6, "float32 gradients of two layers along a walk of a dozen steps, against float64"
+)
 WORST_CASE = Tolerance(
     0.0, 2e-3, "100 steps approach the best l2 direction geometrically; left of a random start"
 )
@@ -85,6 +88,7 @@ CONE_RESIDUAL = Tolerance(
 CLIPPED_NORM = Tolerance(1e-5, 1e-6, "a bisection that ends at neighbouring float32 scales")
 COSINE = Tolerance(1e-6, 1e-7, "float64 dot products of float32 values, in another order")
 FIGURE = Tolerance(1e-12, 1e-12, "float64 arithmetic on counts, in another order")
+INTERVAL = Tolerance(1e-9, 1e-9, "roots of a quadratic, by the companion matrix and in closed form")
 BOOTSTRAP = Tolerance(
     0.1, 0.0, "2.5 % quantiles of 1,000 resamples are good for 5 %; the delta method is first order"
 )

@@ -34,7 +34,13 @@ class Network:
 
 
 def step(
-    network: Network, picture: Array, *, classes: int, overshoot: float, iterations: int
+    network: Network,
+    picture: Array,
+    *,
+    classes: int,
+    overshoot: float,
+    iterations: int,
+    norm: str = "l2",
 ) -> Array:
     """The step `(D,)` that DeepFool has found after at most `iterations`."""
     order = np.argsort(-network.logits(picture))[:classes]
@@ -48,7 +54,12 @@ def step(
         ways = []
         for other in order[1:]:
             slope, gap = jacobian[other] - jacobian[home], logits[other] - logits[home]
-            length = np.linalg.norm(slope)
-            ways.append((abs(gap) / length, (abs(gap) + NUDGE) * slope / length**2))
+            # Hoelder: slope . r = gap is reached by the shortest r in one norm as the other norm
+            # of the slope tells, and along its sign in linf.
+            dual, way = np.abs(slope).sum(), np.sign(slope)
+            if norm == "l2":
+                dual = np.linalg.norm(slope)
+                way = slope / dual
+            ways.append((abs(gap) / dual, (abs(gap) + NUDGE) / dual * way))
         total = total + min(ways, key=lambda way: way[0])[1]
     return (1 + overshoot) * total

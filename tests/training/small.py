@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from prn_guard.contract import InputSpec
 from prn_guard.nn.target import Target
-from training.datasets import ArrayPictures
+from training.datasets import ArrayPictures, Pictures
 
 SIDE = 12
 SHAPE = (1, SIDE, SIDE)
@@ -38,7 +38,7 @@ def gray_pictures(count: int, *, seed: int = 0) -> ArrayPictures:
     return ArrayPictures(pixels.to(torch.uint8), labels, ("no", "yes"))
 
 
-def everything(of: ArrayPictures) -> Tensor:
+def everything(of: Pictures) -> Tensor:
     """All pictures of a set, `(N, C, H, W)`."""
     return of.batch(torch.arange(len(of)))
 

@@ -7,6 +7,7 @@ import torch
 
 from training.attacks.command import craft_and_measure
 from training.attacks.fooling import fooling_rate, predict
+from training.attacks.subject import Subject, parted
 from training.datasets import load_pictures
 from training.datasets.fashion_mnist import SYSTEM_FOLDER
 from training.demo import train_lenet
@@ -25,10 +26,12 @@ def test_one_pattern_breaks_a_lenet(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert accuracy > 0.7
     target = lenet()
     load_weights(target.classifier, read_checkpoint(tmp_path / "lenet.safetensors"), "lenet")
-    found = craft_and_measure(
-        target,
-        test,
-        tmp_path / "p.safetensors",
+    crafting, judging = parted(test, None, seed=0, device=torch.device("cpu"))
+    subject = Subject(
+        attacked=target, deployed=target, crafting=crafting, judging=judging, identity="lenet"
+    )
+    _, found = craft_and_measure(
+        subject,
         method_name="sign-pgd",
         norm="linf",
         epsilon=0.15,

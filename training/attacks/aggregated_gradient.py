@@ -141,7 +141,7 @@ def _craft(job: AttackJob) -> Tensor:
 
 
 AGGREGATED_GRADIENT = Method(
-    summary="gradients of an inner walk on small batches, averaged for one sign step",
+    summary="gradients along an inner walk, averaged for one step",
     family="aggregated gradient",
     craft=_craft,
     takes=frozenset({"target_class", "start", "steps", "loss"}),

@@ -188,7 +188,7 @@ def _craft(job: AttackJob) -> Tensor:
 
 
 GENERATOR = Method(
-    summary="a network trained to map noise into fooling perturbations, the best of some drawn",
+    summary="a network trained to turn noise into perturbations",
     family="generator",
     craft=_craft,
     takes=frozenset({"target_class", "steps", "loss"}),

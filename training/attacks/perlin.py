@@ -113,7 +113,7 @@ def _craft(job: AttackJob) -> Tensor:
 
 
 PERLIN = Method(
-    summary="Perlin noise under a sine map, the best of some tries; labels only",
+    summary="Perlin noise, the best of some tries; labels only",
     family="procedural",
     craft=_craft,
     takes=frozenset({"target_class", "steps"}),

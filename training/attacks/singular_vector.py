@@ -291,7 +291,7 @@ def _craft(job: AttackJob) -> Tensor:
 
 
 SINGULAR_VECTOR = Method(
-    summary="singular vector of a hidden layer's Jacobian, from 64 pictures",
+    summary="singular vector of a hidden layer's Jacobian",
     family="singular vector",
     craft=_craft,
     takes=frozenset({"start", "steps"}),

@@ -71,7 +71,8 @@ def show(
     pictures = held_in_memory(
         loading.pictures(images, "test", shape, loaded.class_count), device=place
     )
-    check_channel_order(classifier, pictures, stack)
+    if order is None:
+        check_channel_order(classifier, pictures, stack)
     names = [f"{file.stem} {number + 1}" for number in range(len(stack))]
     result = show_perturbations(
         classifier, pictures, stack, names, out, norm=norm, epsilon=bound, seed=seed

@@ -8,6 +8,8 @@ import typer
 from training.cli.loading import Loading, device_named
 
 if TYPE_CHECKING:
+    from prn_guard.nn.guarded import GuardedClassifier
+    from training.attacks.fooling import Classifier
     from training.attacks.subject import Subject
 
 AttackedOption = Annotated[
@@ -61,7 +63,8 @@ def subject_of(
         from training.guard.folder import load_guard
 
         guarded, record = load_guard(guard)
-        deployed = guarded.to(place)
+        guarded.to(place)
+        deployed = _logits_of(guarded)
         attacked = SURROGATES[through](guarded)
         shape, classes = record.input.shape, len(record.class_names)
         identity = f"guard {state_digest(guarded)} through {through}"
@@ -78,3 +81,7 @@ def subject_of(
     return Subject(
         attacked=attacked, deployed=deployed, crafting=crafting, judging=judging, identity=identity
     )
+
+
+def _logits_of(guarded: "GuardedClassifier") -> "Classifier":
+    return lambda images: guarded(images).logits  # type: ignore[no-any-return]

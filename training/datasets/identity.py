@@ -19,7 +19,7 @@ def digest_of(pictures: Pictures) -> str:
     digest = hashlib.sha256(pictures.labels.numpy().tobytes())
     count = min(SAMPLED, len(pictures))
     images = pictures.batch(torch.arange(count) * len(pictures) // count)
-    digest.update((images * 255).round().to(torch.uint8).numpy().tobytes())
+    digest.update((images * 255).round().to(torch.uint8).cpu().numpy().tobytes())
     return f"{len(pictures)} of digest {digest.hexdigest()[:16]}"
 
 

@@ -19,6 +19,7 @@ from prn_guard.files import read_json, write_json
 from training.attacks.command import craft_and_measure
 from training.attacks.losses import LossName
 from training.attacks.norms import Norm, check_ball
+from training.attacks.objectives import LOSSES
 from training.attacks.registry import METHODS, method
 from training.attacks.subject import Subject
 from training.checkpoint import load_tensors, save_tensors
@@ -46,8 +47,13 @@ def parse_entry(text: str) -> Entry:
         InvalidArgumentError: no such attack, or it ascends no such loss.
     """
     name, _, loss = text.partition(":")
-    if loss and "loss" not in method(name).takes:
+    chosen = method(name)
+    if loss and "loss" not in chosen.takes:
         raise InvalidArgumentError(f"{name} has no choice of losses; write {name!r} alone.")
+    if loss and loss not in LOSSES:
+        raise InvalidArgumentError(
+            f"{text} names the loss {loss!r}; expected one of {', '.join(LOSSES)}."
+        )
     return name, loss or None  # type: ignore[return-value]
 
 

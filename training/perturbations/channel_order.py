@@ -55,7 +55,7 @@ def check_channel_order(classifier: Classifier, pictures: Pictures, perturbation
         raise DataError(
             f"The perturbations seem to be BGR: they fool {float(given.mean()):.1%} of "
             f"{len(some)} pictures as they are and {float(reversed_too.mean()):.1%} with their "
-            "channels reversed. State --perturbation-channel-order bgr; or rgb, if they are RGB "
+            "channels reversed. State --perturbation-order bgr; or rgb, if they are RGB "
             "indeed."
         )
 

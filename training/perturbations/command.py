@@ -4,11 +4,10 @@ The search keeps its state in a folder beside `--out` until it has ended, and go
 """
 
 import shutil
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
-
-import torch
 
 from prn_guard.files import read_json, write_json
 from training.attacks.engine import Schedule
@@ -139,5 +138,5 @@ def _on_test_pictures(subject: Subject, bank: Bank, test: Pictures) -> dict[str,
         "test_clean_accuracy": accuracy,
         "test_fooling_rates": rates,
         "least_test_fooling_rate": min(rates),
-        "median_test_fooling_rate": float(torch.tensor(rates).median()),
+        "median_test_fooling_rate": statistics.median(rates),
     }

@@ -11,6 +11,7 @@ from tests.reference.deepfool import NUDGE, Network, step
 from tests.tolerances import DEEPFOOL_STEP, assert_close
 from tests.training.small import SHAPE, VALUES, everything, gray_pictures, linear_classifier
 from training.attacks.deepfool import NEAREST_CLASSES, OVERSHOOT, deepfool_steps
+from training.attacks.norms import Norm
 
 CLASSES = 12
 
@@ -41,10 +42,14 @@ def _as_module(network: Network) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def _oracle(network: Network, images: Tensor, *, classes: int, iterations: int) -> np.ndarray:
+def _oracle(
+    network: Network, images: Tensor, *, classes: int, iterations: int, norm: Norm = "l2"
+) -> np.ndarray:
     return np.stack(
         [
-            step(network, row, classes=classes, overshoot=0.02, iterations=iterations)
+            step(
+                network, row, classes=classes, overshoot=0.02, iterations=iterations, norm=norm
+            )
             for row in images.flatten(1).double().numpy()
         ]
     )
@@ -81,16 +86,31 @@ def test_an_affine_classifier_needs_the_distance_to_the_nearest_of_its_planes() 
     )
 
 
+def test_in_linf_one_step_crosses_a_plane_at_its_distance() -> None:
+    images = everything(gray_pictures(12))
+    normal = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    classifier = linear_classifier(normal, 0.5)
+    values = (images * normal).sum(dim=(1, 2, 3)).double() + 0.5
+    steps = deepfool_steps(classifier, images, norm="linf")
+    distance = (values.abs() + NUDGE) / float(normal.double().abs().sum()) * 1.02
+    corners = -values.sign()[:, None, None, None] * normal.sign()
+    assert_close(steps, distance[:, None, None, None] * corners, DEEPFOOL_STEP)
+    assert (classifier(images + steps).argmax(1) != classifier(images).argmax(1)).all()
+    in_l2 = deepfool_steps(classifier, images).flatten(1)
+    assert (steps.flatten(1).abs().amax(1) < in_l2.abs().amax(1)).all()
+    assert (steps.flatten(1).norm(dim=1) > in_l2.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 20])
 @pytest.mark.parametrize("classes", [3, NEAREST_CLASSES])
-def test_iterates_on_a_bent_boundary(iterations: int, classes: int) -> None:
+def test_iterates_on_a_bent_boundary(norm: Norm, iterations: int, classes: int) -> None:
     network, images = _network(hidden=9), everything(gray_pictures(20))
     steps = deepfool_steps(
-        _as_module(network), images, classes=classes, max_iterations=iterations
+        _as_module(network), images, norm=norm, classes=classes, max_iterations=iterations
     ).flatten(1)
-    assert_close(
-        steps, _oracle(network, images, classes=classes, iterations=iterations), DEEPFOOL_STEP
-    )
+    oracle = _oracle(network, images, classes=classes, iterations=iterations, norm=norm)
+    assert_close(steps, oracle, DEEPFOOL_STEP)
 
 
 def test_some_pictures_need_more_iterations_than_others() -> None:

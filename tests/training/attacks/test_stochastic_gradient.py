@@ -208,6 +208,42 @@ def test_every_step_is_told() -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_until_is_asked_after_every_step_and_ends_the_attack() -> None:
+    told: list[int] = []
+    seen: list[Tensor] = []
+
+    def third(perturbations: Tensor) -> bool:
+        seen.append(perturbations.clone())
+        return len(seen) == 3
+
+    crafted = stochastic_gradient_uaps(
+        trained_target(),
+        pictures(20),
+        [None, 1],
+        norm="linf",
+        epsilon=0.1,
+        generator=_seed(),
+        schedule=SHORT,
+        until=third,
+        on_step=lambda done, _: told.append(done),
+    )
+    assert told == [1, 2, 3]
+    assert torch.equal(crafted, seen[-1])
+    assert crafted.shape == (2, *SHAPE)
+    assert not torch.equal(seen[0], seen[1])
+    alone = stochastic_gradient_uap(
+        trained_target(),
+        pictures(20),
+        norm="linf",
+        epsilon=0.1,
+        generator=_seed(),
+        schedule=SHORT,
+        until=lambda perturbations: perturbations.shape == (1, *SHAPE),
+        on_step=lambda done, _: told.append(done),
+    )
+    assert (alone.shape, told[3:]) == (SHAPE, [1])
+
+
 @pytest.mark.parametrize("target_class", [-1, 3])
 def test_a_class_that_does_not_exist_is_refused(target_class: int) -> None:
     with pytest.raises(InvalidArgumentError, match=f"target_class is {target_class}; .* 0 to 2"):

@@ -32,7 +32,7 @@ def test_a_reversed_perturbation_is_refused_with_both_rates() -> None:
     fooled = (_red(pictures.batch(torch.arange(200))).argmax(dim=1) == 0).double().mean()
     with pytest.raises(DataError) as refused:
         check_channel_order(_red, pictures, right.flip(1))
-    for part in ("BGR", "0.0% of 200", f"{fooled:.1%} with", "--perturbation-channel-order bgr"):
+    for part in ("BGR", "0.0% of 200", f"{fooled:.1%} with", "--perturbation-order bgr"):
         assert part in str(refused.value)
 
 
