@@ -70,8 +70,7 @@ def main(
 def render(result: dict[str, Any]) -> str:
     """The table as markdown."""
     lines = [
-        "| ball | members | candidates | too weak | too alike | test fooling, least, median, most, "
-        "% | largest \\|cosine\\| |",
+        "| ball | members | candidates | too weak | too alike | test fooling, % | \\|cosine\\| |",
         "|---|---:|---:|---:|---:|---|---:|",
     ]
     for ball, bank in result.items():
@@ -88,7 +87,8 @@ def render(result: dict[str, Any]) -> str:
     return (
         "\n".join(lines)
         + f"\n\nResNet-20, CIFAR-10, {facts['test_pictures']} test pictures that decided nothing; "
-        f"asked of every member: 80 % fooled of the judging pictures, and |cosine| at most 0.15. "
+        "their fooling rates are least, median and most. Asked of every member: 80 % fooled of the "
+        "judging pictures, and |cosine| at most 0.15; the largest is shown. "
         f"{facts['hardware']}, torch {facts['versions']['torch']} (commit {facts['commit']}).\n"
     )
 

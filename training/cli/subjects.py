@@ -84,4 +84,4 @@ def subject_of(
 
 
 def _logits_of(guarded: "GuardedClassifier") -> "Classifier":
-    return lambda images: guarded(images).logits  # type: ignore[no-any-return]
+    return lambda images: guarded(images).logits

@@ -9,8 +9,9 @@ Each attack is recorded as soon as it has ended, so that an interrupted survey g
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import torch
 
@@ -30,14 +31,21 @@ from training.resuming import check_same_request
 
 RESULT: Final = "survey.json"
 PERTURBATIONS: Final = "perturbations.safetensors"
-Entry = tuple[str, LossName | None]
-"""An attack, and the loss that it ascends; None is its own."""
 
 
-def entry_name(entry: Entry) -> str:
-    """`sga`, or `sga logit_margin`."""
-    name, loss = entry
-    return name if loss is None else f"{name} {loss}"
+@final
+@dataclass(frozen=True)
+class Entry:
+    """An attack, the loss that it ascends and its steps; None is its own."""
+
+    method: str
+    loss: LossName | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """How results call it: `sga`, or `sga logit_margin`."""
+        return self.method if self.loss is None else f"{self.method} {self.loss}"
 
 
 def parse_entry(text: str) -> Entry:
@@ -47,14 +55,16 @@ def parse_entry(text: str) -> Entry:
         InvalidArgumentError: no such attack, or it ascends no such loss.
     """
     name, _, loss = text.partition(":")
-    chosen = method(name)
-    if loss and "loss" not in chosen.takes:
-        raise InvalidArgumentError(f"{name} has no choice of losses; write {name!r} alone.")
-    if loss and loss not in LOSSES:
+    takes = method(name).takes
+    for known in LOSSES:
+        if loss == known and "loss" in takes:
+            return Entry(name, known)
+    if loss:
         raise InvalidArgumentError(
-            f"{text} names the loss {loss!r}; expected one of {', '.join(LOSSES)}."
+            f"{text!r} names no attack and loss. Losses are {', '.join(LOSSES)}, and the methods "
+            f"with a choice of them {', '.join(n for n in METHODS if 'loss' in METHODS[n].takes)}."
         )
-    return name, loss or None  # type: ignore[return-value]
+    return Entry(name)
 
 
 def survey(
@@ -100,21 +110,27 @@ def survey(
         "device": str(subject.judging.device),
         "threads": torch.get_num_threads(),
     }
-    for entry in entries if entries is not None else [(name, None) for name in METHODS]:
-        name = entry_name(entry)
-        if name in rows:
+    for entry in entries if entries is not None else map(Entry, METHODS):
+        name = entry.name
+        if name in rows and rows[name]["steps"] == entry.steps:
             continue
         perturbation, row = craft_and_measure(
             subject,
-            method_name=entry[0],
-            loss=entry[1],
+            method_name=entry.method,
+            loss=entry.loss,
+            steps=entry.steps,
             norm=norm,
             epsilon=epsilon,
             seed=seed,
             clean=clean,
         )
         low, high = wilson_interval(row["fooling_rate"], row["judging_pictures"])
-        rows[name] = {"name": name, "fooling_low": low, "fooling_high": high} | row
+        rows[name] = {
+            "name": name,
+            "steps": entry.steps,
+            "fooling_low": low,
+            "fooling_high": high,
+        } | row
         made[name] = perturbation
         save_tensors(made_path, made, {"request": request})
         result = facts | {"attacks": sorted(rows.values(), key=lambda one: -one["fooling_rate"])}

@@ -47,9 +47,7 @@ def _oracle(
 ) -> np.ndarray:
     return np.stack(
         [
-            step(
-                network, row, classes=classes, overshoot=0.02, iterations=iterations, norm=norm
-            )
+            step(network, row, classes=classes, overshoot=0.02, iterations=iterations, norm=norm)
             for row in images.flatten(1).double().numpy()
         ]
     )

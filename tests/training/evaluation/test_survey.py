@@ -15,9 +15,9 @@ from tests.training.tiny_subject import tiny_subject
 from training.attacks import registry
 from training.checkpoint import load_tensors
 from training.evaluation import survey as module
-from training.evaluation.survey import Entry, entry_name, parse_entry, survey
+from training.evaluation.survey import Entry, parse_entry, survey
 
-ENTRIES: list[Entry] = [("perlin", None), ("sign-pgd", None), ("sgd", "logit_margin")]
+ENTRIES: list[Entry] = [Entry("perlin"), Entry("sign-pgd"), Entry("sgd", "logit_margin")]
 NAMES = ["perlin", "sign-pgd", "sgd logit_margin"]
 
 
@@ -84,7 +84,7 @@ def test_every_figure_can_be_measured_again(tmp_path: Path) -> None:
 
 
 def test_a_loss_changes_what_is_crafted(tmp_path: Path) -> None:
-    _survey(tmp_path, entries=[("sgd", None), ("sgd", "logit_margin")])
+    _survey(tmp_path, entries=[Entry("sgd"), Entry("sgd", "logit_margin")])
     made = load_tensors(tmp_path / "perturbations.safetensors")[0]
     assert not torch.equal(made["sgd"], made["sgd logit_margin"])
 
@@ -162,11 +162,11 @@ def test_a_ball_that_makes_no_sense_is_refused_before_anything(tmp_path: Path) -
 
 def test_entries_are_parsed_and_named() -> None:
     assert [parse_entry(text) for text in ("sga", "sga:logit_margin")] == [
-        ("sga", None),
-        ("sga", "logit_margin"),
+        Entry("sga"),
+        Entry("sga", "logit_margin"),
     ]
-    assert entry_name(("sga", None)) == "sga"
-    assert entry_name(("sga", "logit_margin")) == "sga logit_margin"
+    assert Entry("sga").name == "sga"
+    assert Entry("sga", "logit_margin").name == "sga logit_margin"
 
 
 @pytest.mark.parametrize(
