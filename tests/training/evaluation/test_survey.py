@@ -174,8 +174,8 @@ def test_entries_are_parsed_and_named() -> None:
     [
         ("magic", "no attack 'magic'"),
         ("magic:logit_margin", "no attack 'magic'"),
-        ("perlin:logit_margin", "perlin has no choice of losses; write 'perlin' alone"),
-        ("sga:hinge", "names the loss 'hinge'; expected one of cross_entropy"),
+        ("perlin:logit_margin", "the methods with a choice of them sign-pgd"),
+        ("sga:hinge", "Losses are cross_entropy"),
     ],
 )
 def test_entries_that_make_no_sense_are_refused(text: str, message: str) -> None:
