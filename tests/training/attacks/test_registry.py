@@ -14,7 +14,6 @@ from training.attacks.job import OPTIONS, AttackJob, Option
 from training.attacks.norms import Norm, norm_of
 from training.attacks.registry import METHODS, craft, method
 
-
 STEPS = 6
 
 
@@ -125,7 +124,9 @@ def test_a_method_without_gradients_needs_none() -> None:
 
     for name in ("perlin", "gabor"):
         job = _short(name, "linf")
-        assert torch.equal(craft(name, replace(job, classifier=labels_only)), craft(name, _short(name, "linf")))
+        assert torch.equal(
+            craft(name, replace(job, classifier=labels_only)), craft(name, _short(name, "linf"))
+        )
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:

@@ -153,7 +153,11 @@ def test_a_survey_is_a_table_that_grows(run: Run, work: Workplace, tmp_path: Pat
     for row in result["attacks"]:
         (line,) = (line for line in ended.out.splitlines() if f" {row['name']} " in line)
         assert f"{row['fooling_rate']:.1%}" in line
-    assert_refused(run(*command, "--method", "perlin", "--seed", 1), "a survey with another", "seed (0 there, 1 now)")
+    assert_refused(
+        run(*command, "--method", "perlin", "--seed", 1),
+        "a survey with another",
+        "seed (0 there, 1 now)",
+    )
 
 
 @pytest.mark.parametrize(
