@@ -99,6 +99,30 @@ def test_in_linf_one_step_crosses_a_plane_at_its_distance() -> None:
     assert (steps.flatten(1).norm(dim=1) > in_l2.norm(dim=1)).all()
 
 
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_with_a_margin_the_other_class_has_to_lead(norm: Norm, dual: int) -> None:
+    images = everything(gray_pictures(12))
+    normal = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    classifier = linear_classifier(normal, 0.5)
+    values = (images * normal).sum(dim=(1, 2, 3)).double() + 0.5
+    steps = deepfool_steps(classifier, images, norm=norm, margin=2.0, overshoot=0.0)
+    length = (values.abs() + 2.0 + NUDGE) / float(normal.double().norm(p=dual))
+    found = steps.flatten(1).norm(p=torch.inf if norm == "linf" else 2, dim=1)
+    assert_close(found, length, DEEPFOOL_STEP)
+    reached = ((images + steps) * normal).sum(dim=(1, 2, 3)).double() + 0.5
+    assert (reached * -values.sign() >= 2.0).all()
+
+
+def test_a_label_that_was_left_already_costs_no_step() -> None:
+    images = everything(gray_pictures(12))
+    normal = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    classifier = linear_classifier(normal, 0.5)
+    answers = classifier(images).argmax(dim=1)
+    assert not deepfool_steps(classifier, images, labels=1 - answers).any()
+    given = deepfool_steps(classifier, images, labels=answers)
+    assert torch.equal(given, deepfool_steps(classifier, images))
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 20])
 @pytest.mark.parametrize("classes", [3, NEAREST_CLASSES])

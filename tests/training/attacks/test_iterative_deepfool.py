@@ -212,6 +212,31 @@ def test_a_seed_repeats_bit_by_bit() -> None:
     assert not torch.equal(first, other)
 
 
+def test_until_is_asked_after_every_chunk_and_ends_the_attack() -> None:
+    told: list[int] = []
+    seen: list[Tensor] = []
+
+    def second(perturbations: Tensor) -> bool:
+        seen.append(perturbations.clone())
+        return len(seen) == 2
+
+    crafted = iterative_deepfool_uap(
+        trained_target(),
+        _middle(90, seed=2),
+        norm="linf",
+        epsilon=0.1,
+        generator=torch.Generator().manual_seed(0),
+        wished_fooling_rate=1.0,
+        chunk=8,
+        until=second,
+        on_step=lambda done, _: told.append(done),
+    )
+    assert told == [1, 2]
+    assert seen[-1].shape == (1, *SHAPE)
+    assert torch.equal(crafted[None], seen[-1])
+    assert not torch.equal(seen[0], seen[1])
+
+
 @pytest.mark.parametrize("wish", [0.0, 1.01, -1.0])
 def test_a_wish_that_makes_no_sense_is_refused(wish: float) -> None:
     with pytest.raises(InvalidArgumentError, match=f"wished_fooling_rate is {wish}"):
