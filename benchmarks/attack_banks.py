@@ -22,8 +22,9 @@ from benchmarks.classifiers import resnet20
 from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import state_digest
+from training.allocator import keep_freed_memory
 from training.attacks.norms import Norm
-from training.attacks.subject import Subject, parted
+from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import held_in_memory, load_pictures
 from training.evaluation.evaluate import hardware
 from training.perturbations.command import BankRequest, make_bank
@@ -40,8 +41,9 @@ def main(
     norm: Annotated[str | None, typer.Option(help="Only linf, or only l2.")] = None,
 ) -> None:
     """Measure, write the result, publish the table."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
-    target = resnet20()
+    target = for_attacks(resnet20(), torch.device("cpu"))
     training = load_pictures(str(cifar10), split="train")
     test = held_in_memory(load_pictures(str(cifar10), split="test"))
     crafting, judging = parted(training, None, seed=0, device=torch.device("cpu"))

@@ -34,10 +34,12 @@ from benchmarks.classifiers import resnet20
 from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import Target
+from training.allocator import keep_freed_memory
 from training.attacks.aggregated_gradient import aggregated_gradient_uap
 from training.attacks.fooling import fooling_rate, predict
 from training.attacks.iterative_deepfool import iterative_deepfool_uap
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
+from training.attacks.subject import for_attacks
 from training.datasets import Pictures, Subset, held_in_memory, load_pictures
 from training.evaluation.evaluate import hardware
 from training.randomness import generator_for
@@ -177,9 +179,10 @@ def main(
     most_minutes: Annotated[float, typer.Option(help="After which an attack is given up.")] = 60,
 ) -> None:
     """Measure, write the result, publish the table."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     place = torch.device(device)
-    target = resnet20().to(place)
+    target = for_attacks(resnet20(), place)
     training = load_pictures(str(cifar10), split="train")
     order = torch.randperm(len(training), generator=generator_for(0, "attack speed"))
     crafting = held_in_memory(Subset(training, order[:CRAFTING]), device=place)

@@ -22,8 +22,9 @@ from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet20
 from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import Target, state_digest
+from training.allocator import keep_freed_memory
 from training.attacks.registry import METHODS
-from training.attacks.subject import Subject, parted
+from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import Pictures, load_pictures
 from training.evaluation.survey import Entry, survey
 from training.targets import InputOptions, load_target
@@ -32,9 +33,12 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 WORK: Final = ROOT / "runs" / "universal-attacks"
 EPSILON: Final = 10 / 255
-RESIZE: Final = 256
-ALL: Final = (*map(Entry, METHODS), Entry("sga", "logit_margin"), Entry("sga", "logit_cosine"))
-FEW: Final = (
+ALL: Final[tuple[Entry, ...]] = (
+    *map(Entry, METHODS),
+    Entry("sga", "logit_margin"),
+    Entry("sga", "logit_cosine"),
+)
+FEW: Final[tuple[Entry, ...]] = (
     Entry("sign-pgd", steps=100),
     Entry("sign-pgd", "logit_margin", steps=100),
     Entry("sga", steps=25),
@@ -69,11 +73,12 @@ def main(
     only: Annotated[str | None, typer.Option(help="One of the classifiers.")] = None,
 ) -> None:
     """Measure, write the result, publish the table."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     place = torch.device(device)
     for name, build in CLASSIFIERS.items():
         if only in {None, name}:
-            target = build().to(place)
+            target = for_attacks(build(), place)
             training, test = _pictures(name, cifar10)
             crafting, judging = parted(training, test, seed=0, device=place)
             subject = Subject(

@@ -28,4 +28,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST_INT), (_TOP_PAD, _PAD_BYTES))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    understood = [mallopt(name, value) == 1 for name, value in settings]
+    return all(understood)

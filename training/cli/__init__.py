@@ -4,6 +4,7 @@ torch and its friends are imported inside the commands, so that `--help` is inst
 """
 
 from prn_guard import console
+from training.allocator import keep_freed_memory
 from training.cli import attacks, guards, measures
 
 app = console.new_app(
@@ -16,4 +17,5 @@ measures.add_to(app)
 
 def main() -> None:
     """Entry point of `python -m training`."""
+    keep_freed_memory()
     console.run(app)

@@ -48,14 +48,14 @@ def subject_of(
         InvalidArgumentError: not exactly one of target and guard, or no such device.
     """
     from prn_guard.errors import InvalidArgumentError
-    from training.attacks.subject import Subject, parted
+    from training.attacks.subject import Subject, for_attacks, parted
 
     place = device_named(device)
     attacked: Any
     deployed: Any
     if target is not None and guard is None:
         loaded = loading.target(target)
-        attacked = deployed = loaded.target.to(place)
+        attacked = deployed = for_attacks(loaded.target, place)
         shape, classes, identity = loaded.target.spec.shape, loaded.class_count, loaded.digest()
     elif guard is not None and target is None:
         from prn_guard.nn.target import state_digest
