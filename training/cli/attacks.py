@@ -1,7 +1,7 @@
 """Commands that attack: attack, bank, survey."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -17,6 +17,12 @@ from training.cli.subjects import (
     subject_of,
 )
 
+if TYPE_CHECKING:
+    from training.attacks.norms import Norm
+    from training.attacks.subject import Subject
+
+DRAWN_PICTURES: Final = 500
+"""Of the judging pictures, for the curves and tables that a survey draws."""
 LossOption = Annotated[
     Literal["cross_entropy", "logit_margin", "logit_cosine"] | None,
     typer.Option("--loss", help="What a gradient attack ascends, instead of its own."),
@@ -193,6 +199,7 @@ def survey(
     result = try_all(
         subject, out, norm=norm, epsilon=bound, seed=seed, entries=entries, restart=restart
     )
+    _draw_survey(subject, out, norm=norm, epsilon=bound, seed=seed)
     rows = [
         (
             row["name"],
@@ -208,7 +215,25 @@ def survey(
     console.print_table(
         title, ("attack", "family", "fooling rate", "95 %", "evasion", "seconds"), rows
     )
+    console.say(f"Results and pictures: {out}")
     console.write_result(json_file, result)
+
+
+def _draw_survey(subject: "Subject", out: Path, *, norm: "Norm", epsilon: float, seed: int) -> None:
+    import torch
+
+    from training.checkpoint import load_tensors
+    from training.datasets import Subset
+    from training.evaluation.perturbation_pictures import show_perturbations
+    from training.evaluation.survey import PERTURBATIONS
+
+    made, _ = load_tensors(out / PERTURBATIONS)
+    count = min(DRAWN_PICTURES, len(subject.judging))
+    some = Subset(subject.judging, torch.arange(count) * len(subject.judging) // count)
+    stack = torch.stack(list(made.values()))
+    show_perturbations(
+        subject.deployed, some, stack, list(made), out, norm=norm, epsilon=epsilon, seed=seed
+    )
 
 
 def _print_methods() -> None:

@@ -1,20 +1,14 @@
 """Commands that show perturbations and measure robustness: show, robustness."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from prn_guard import console
 from training.cli import options
 from training.cli.loading import Loading, device_named, with_loading
-from training.cli.subjects import (
-    AttackedOption,
-    GuardOption,
-    JudgedOption,
-    ThroughOption,
-    subject_of,
-)
+from training.cli.subjects import JudgedOption, subject_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -83,12 +77,10 @@ def show(
 
 def robustness(
     loading: Loading,
+    target: options.TargetOption,
     images: options.ImagesOption,
     epsilon: options.EpsilonOption,
     out: Annotated[Path, typer.Option("--out", help="JSON file for the figures.")],
-    target: AttackedOption = None,
-    guard: GuardOption = None,
-    through: ThroughOption = "soft gate",
     test_images: JudgedOption = None,
     norm: options.NormOption = "linf",
     rate: Annotated[
@@ -108,10 +100,7 @@ def robustness(
     from training.attacks.per_image import PER_IMAGE_ATTACKS
     from training.evaluation.robustness_command import measure_robustness
 
-    subject = subject_of(
-        loading, images, test_images, target=target, guard=guard, through=through,
-        device=device, seed=seed,
-    )  # fmt: skip
+    subject = subject_of(loading, images, test_images, target=target, device=device, seed=seed)
     result = measure_robustness(
         subject.attacked,
         subject.crafting,
@@ -125,4 +114,27 @@ def robustness(
         pictures_per_attack=pictures,
         attacks=tuple(PER_IMAGE_ATTACKS) if attacks is None else tuple(attacks),
     )
+    _print_robustness(result)
     console.write_result(json_file, result)
+
+
+def _print_robustness(result: dict[str, Any]) -> None:
+    rows = [("accuracy, clean", *_shares(result["clean_accuracy"]))]
+    for name, part in result.items():
+        if name.startswith("under "):
+            ball = console.ball_text(part["norm"], part["epsilon"])
+            rows.append((f"accuracy {name}, {ball}", *_shares(part["accuracy"])))
+    distance = result["rho_adv"]["rho_adv"]
+    if distance is not None:
+        interval = f"{distance['low']:.4f} to {distance['high']:.4f}"
+        rows.append(("rho_adv", f"{distance['value']:.4f}", interval, str(distance["n"])))
+    found = result["universal_robustness"]
+    largest = "not reached" if found["epsilon"] is None else f"<= {found['epsilon']:.4g}"
+    title = f"epsilon_uni({found['rate']:g}), {found['norm']}, an upper bound"
+    rows.append((title, largest, f"above {found['not_reached']:.4g} tried", str(found["n"])))
+    console.print_table("Robustness", ("figure", "value", "95 %", "n"), rows)
+
+
+def _shares(figure: dict[str, Any]) -> tuple[str, str, str]:
+    interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
+    return f"{figure['value']:.1%}", interval, str(figure["n"])
