@@ -47,7 +47,7 @@ FEW: Final[tuple[Entry, ...]] = (
     Entry("data-free"),
     Entry("perlin", steps=10),
     Entry("gabor", steps=10),
-    Entry("generator", steps=30),
+    Entry("generator", steps=60),
     Entry("iterative-deepfool", steps=1),
 )
 """For pictures of 224 x 224, where the defaults would take hours on two cores."""

@@ -5,8 +5,10 @@ a few coarse feature maps, then stages that double the resolution.
 
 Departures: stages repeat pixels and convolve, where NAG transposes convolutions, because the
 strides of those leave a checkerboard of their own; features are normalised per perturbation and
-not over a batch, so that a perturbation depends on its own noise vector only; sizes that are no
-multiple of the coarse one are cut from the next larger.
+not over a batch, so that a perturbation depends on its own noise vector only; what is painted is
+added to a canvas that is learned too, and normalised once more, because a network whose output may
+drift ends as one saturated colour; sizes that are no multiple of the coarse one are cut from the
+next larger.
 """
 
 from typing import Final, final
@@ -17,6 +19,10 @@ from torch import Tensor, nn
 
 NOISE_LENGTH: Final = 10
 """Of a noise vector, as in NAG, section 3.1."""
+STROKES: Final = 0.3
+"""How strong the first strokes are beside those of the usual initialisation."""
+CONTRAST: Final = 2.0
+"""Standard deviation of each channel of the output: on a scale where tanh saturates beyond 1."""
 COARSEST: Final = 7
 """Longest side, in pixels, at which the stages begin."""
 
@@ -52,15 +58,18 @@ class GeneratorNetwork(nn.Module):
         for layer in (self.spread, *self.stages, self.paint):
             nn.init.kaiming_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.paint.weight.mul_(STROKES)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Perturbations `(P, C, H, W)` of noise `(P, NOISE_LENGTH)` in [-1, 1]; unbounded."""
+        """Perturbations `(P, C, H, W)`, in no ball yet, of noise `(P, NOISE_LENGTH)` in [-1, 1]."""
         features = F.relu(self.spread(noise)).reshape(len(noise), self._width, *self._coarse)
         for stage in self.stages:
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
             features = F.relu(F.instance_norm(stage(features)))
         painted: Tensor = self.paint(features)
-        return self.canvas + painted[:, :, : self._shape[1], : self._shape[2]]
+        picture = self.canvas + painted[:, :, : self._shape[1], : self._shape[2]]
+        return CONTRAST * F.instance_norm(picture)
 
 
 def draw_noise(count: int, *, generator: torch.Generator) -> Tensor:
