@@ -39,12 +39,10 @@ ALL: Final[tuple[Entry, ...]] = (
     Entry("sga", "logit_cosine"),
 )
 FEW: Final[tuple[Entry, ...]] = (
-    Entry("sign-pgd", steps=100),
-    Entry("sign-pgd", "logit_margin", steps=100),
-    Entry("sga", steps=25),
-    Entry("sga", "logit_margin", steps=25),
-    Entry("singular-vector", steps=5),
+    Entry("sign-pgd", steps=250),
+    Entry("sga", steps=40),
     Entry("data-free"),
+    Entry("singular-vector", steps=3),
     Entry("perlin", steps=10),
     Entry("gabor", steps=10),
     Entry("generator", steps=60),

@@ -11,8 +11,6 @@ crafting set, the source's large batch; step sizes as in `Schedule`, the inner o
 outer one of that time; in l2 a step goes along the gradient, not along its sign.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -27,8 +25,7 @@ from training.datasets import Pictures, batch_for
 
 INNER_STEPS = 16
 INNER_BATCH = 32
-SCHEDULE = Schedule(steps=50, travel=20.0)
-"""Fewer and shorter steps than the stochastic gradient's: each follows 16 gradients."""
+STEPS = 50
 
 
 def aggregated_gradient_uap(
@@ -72,7 +69,7 @@ def aggregated_gradient_uap(
     check_ball(norm, epsilon, pictures.shape)
     if inner_steps < 1:
         raise InvalidArgumentError(f"inner_steps is {inner_steps}; expected at least 1.")
-    schedule = schedule or SCHEDULE
+    schedule = schedule or Schedule(steps=STEPS)
     objective = mean_loss(classifier, pictures, [target_class], loss=loss)
     if start is None:
         start = random_start(pictures.shape, norm, epsilon, generator=generator)
@@ -135,7 +132,7 @@ def _craft(job: AttackJob) -> Tensor:
         target_class=job.target_class,
         start=job.start,
         loss=job.loss or "cross_entropy",
-        schedule=SCHEDULE if job.steps is None else replace(SCHEDULE, steps=job.steps),
+        schedule=Schedule(steps=job.steps or STEPS),
         on_step=job.on_step,
     )
 

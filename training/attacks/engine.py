@@ -20,19 +20,25 @@ Until = Callable[[Tensor], bool]
 Update = Callable[[Tensor, Tensor, int], Tensor]
 
 
+FIRST_STEP = 2.0
+LAST_STEP = 0.02
+"""In epsilons. Steps that cross the ball at first leave poor corners behind, and short ones settle:
+on LeNet and Fashion-MNIST at linf 0.15 the held-out fooling rate after 100 steps was 0.72 where all
+steps together were 4 epsilons long, 0.79 with 20 and 0.81 with 40 and 80."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Step sizes `travel * epsilon * decay^k / sum_j decay^j`, for k = 0 .. steps - 1.
 
     Source: shared adversarial training, section 5.2, where `travel` is called beta (4) and `decay`
-    gamma (0.975). Departure: `travel` defaults to 80. On LeNet and Fashion-MNIST at linf 0.15 the
-    held-out fooling rate after 100 steps was 0.72 with 4, 0.79 with 20 and 0.81 with 40 and 80:
-    steps that cross the ball at first leave poor corners behind.
+    gamma (0.975). Departure: by default sizes fall from 2 epsilons to 0.02, whatever the number of
+    steps, which gives travel and decay.
     """
 
     steps: int = 100
-    travel: float = 80.0
-    decay: float = 0.975
+    travel: float | None = None
+    decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -40,8 +46,13 @@ class Schedule:
 
     def size(self, step: int, epsilon: float) -> float:
         """Length of step number `step`, in the units of `epsilon`."""
-        total = sum(self.decay**k for k in range(self.steps))
-        return self.travel * epsilon * self.decay**step / total
+        decay = self.decay
+        if decay is None:
+            decay = (LAST_STEP / FIRST_STEP) ** (1 / max(1, self.steps - 1))
+        first = FIRST_STEP
+        if self.travel is not None:
+            first = self.travel / sum(decay**k for k in range(self.steps))
+        return first * epsilon * decay**step
 
 
 def update_rule(rule: Rule, *, norm: Norm, epsilon: float, schedule: Schedule) -> Update:
