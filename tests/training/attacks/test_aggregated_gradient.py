@@ -94,7 +94,11 @@ def test_gradients_are_averaged_along_the_inner_walk(
 
 @pytest.mark.parametrize(("norm", "epsilon"), BALLS)
 def test_the_whole_attack_is_the_published_loop(norm: Norm, epsilon: float) -> None:
-    network, known, schedule = _network(), gray_pictures(30), Schedule(steps=3, travel=2.0)
+    network, known, schedule = (
+        _network(),
+        gray_pictures(30),
+        Schedule(steps=3, travel=2.0, decay=0.975),
+    )
     start = random_start(SHAPE, norm, epsilon, generator=_seed(2))
     result = aggregated_gradient_uap(
         _module(network),

@@ -1,5 +1,6 @@
 """Update rules and step sizes against NumPy and against torch's Adam."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from training.attacks.engine import Rule, Schedule, ascend, update_rule
 from training.attacks.norms import Norm, norm_of, project
 
 RULES: list[Rule] = ["sign-pgd", "sgd", "momentum", "adam"]
-WIDE, SHORT = 1000.0, Schedule(steps=10, travel=1e-3)
+WIDE, SHORT = 1000.0, Schedule(steps=10, travel=1e-3, decay=0.975)
 """A ball that ten steps, together of length 1, never reach."""
 
 
@@ -29,12 +30,25 @@ def _moved(rule: Rule, norm: Norm) -> Tensor:
     return point
 
 
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule(steps=7, travel=4.0, decay=0.5)])
+@pytest.mark.parametrize("schedule", [Schedule(travel=80.0, decay=0.975), Schedule(7, 4.0, 0.5)])
 def test_step_sizes_are_geometric_and_sum_to_the_travel(schedule: Schedule) -> None:
     sizes = [schedule.size(step, 0.3) for step in range(schedule.steps)]
+    assert schedule.travel is not None
+    assert schedule.decay is not None
     oracle = reference.step_sizes(schedule.steps, schedule.travel, schedule.decay, 0.3)
     assert_close(sizes, oracle, SCHEDULE)
     assert_close(sum(sizes), schedule.travel * 0.3, SCHEDULE)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 250])
+def test_by_default_steps_fall_evenly_from_two_epsilons_to_a_fiftieth(steps: int) -> None:
+    sizes = np.array([Schedule(steps=steps).size(step, 0.3) for step in range(steps)])
+    assert_close(sizes[[0, -1]], [0.6, 0.006], SCHEDULE)
+    assert_close(sizes[1:] / sizes[:-1], np.full(steps - 1, 0.01 ** (1 / (steps - 1))), SCHEDULE)
+
+
+def test_a_single_step_is_two_epsilons_long() -> None:
+    assert_close(Schedule(steps=1).size(0, 0.3), 0.6, SCHEDULE)
 
 
 def test_steps_without_decay_are_all_alike() -> None:
@@ -63,8 +77,8 @@ def test_adam_is_torchs_adam_with_the_schedules_rates() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_step_ends_in_the_ball(rule: Rule, norm: Norm) -> None:
-    update = update_rule(rule, norm=norm, epsilon=0.1, schedule=Schedule(steps=10))
-    free = update_rule(rule, norm=norm, epsilon=WIDE, schedule=Schedule(10, 80.0 * 0.1 / WIDE))
+    update = update_rule(rule, norm=norm, epsilon=0.1, schedule=Schedule(10, 80.0, 0.9))
+    free = update_rule(rule, norm=norm, epsilon=WIDE, schedule=Schedule(10, 80.0 * 0.1 / WIDE, 0.9))
     point = torch.zeros(1, 4, 5)
     for step, gradient in enumerate(_gradients()):
         beyond = free(point, gradient, step)

@@ -25,7 +25,7 @@ from training.guard.fit import fit, rectifier_spec
 from training.guard.fit_rectifier import Recipe
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
 from training.guard.splits import split_pictures
-from training.perturbations import bank
+from training.perturbations import search
 from training.perturbations.bank import BankCriteria
 from training.randomness import generator_for
 
@@ -197,7 +197,7 @@ def _stopping_tracker(title: str, after: int) -> Callable[[str], Any]:
 
 
 STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "bank, first candidate": lambda patch: patch.setattr(bank, "fooling_rate", _stop),
+    "bank, first candidate": lambda patch: patch.setattr(search, "fooling_rate", _stop),
     "bank, third candidate": lambda patch: patch.setattr(
         module, "tracked", _stopping_tracker("Crafting perturbations", 3)
     ),
