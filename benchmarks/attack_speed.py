@@ -12,22 +12,15 @@ it is written. Writes `benchmarks/results/attack_speed.json` (on a GPU `attack_s
 the table in docs/attacks.md.
 """
 
-import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Final, Literal
 
-import numpy as np
 import torch
 import typer
-from art.attacks.evasion import UniversalPerturbation
-from art.estimators.classification import PyTorchClassifier
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.classifiers import resnet20
@@ -44,7 +37,7 @@ from training.datasets import Pictures, Subset, held_in_memory, load_pictures
 from training.evaluation.evaluate import hardware
 from training.randomness import generator_for
 
-RESULTS: Final = ROOT / "benchmarks" / "results"
+RESULT: Final = ROOT / "benchmarks" / "results" / "attack_speed.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 EPSILON: Final = 10 / 255
 WISH: Final = 0.8
@@ -52,11 +45,9 @@ CRAFTING, HELD_OUT = 5000, 1000
 PEER: Final = "toolbox's UniversalPerturbation"
 AIMS: Final = {"iterative-deepfool": 20, "sign-pgd": 50}
 
-Attack = Callable[[Target, Pictures, int, Callable[[Tensor], bool]], object]
-
-
-class _ReachedError(Exception):
-    """The toolbox's attack was stopped."""
+Over = Callable[[Tensor], bool]
+"""Whether an attack is to end, by its perturbation `(C, H, W)`."""
+Attack = Callable[[Target, Pictures, int, Over], object]
 
 
 class Watch:
@@ -100,73 +91,31 @@ class Watch:
         return rate >= WISH or now > self._most_seconds
 
 
-def _sign_pgd(
-    target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]
-) -> object:
+def _sign_pgd(target: Target, crafting: Pictures, seed: int, over: Over) -> object:
     return stochastic_gradient_uap(
         target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
         until=lambda stack: over(stack[0]),
     )  # fmt: skip
 
 
-def _sga(target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]) -> object:
+def _sga(target: Target, crafting: Pictures, seed: int, over: Over) -> object:
     return aggregated_gradient_uap(
         target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
         until=lambda stack: over(stack[0]),
     )  # fmt: skip
 
 
-def _deepfool(
-    target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]
-) -> object:
+def _deepfool(target: Target, crafting: Pictures, seed: int, over: Over) -> object:
     return iterative_deepfool_uap(
         target, crafting, norm="linf", epsilon=EPSILON, generator=generator_for(seed, "attack"),
         wished_fooling_rate=1.0, max_passes=1000, until=lambda stack: over(stack[0]),
     )  # fmt: skip
 
 
-class _Watched(PyTorchClassifier):  # type: ignore[misc] # the toolbox has no types
-    """The toolbox's wrapper, which shows every perturbation that its attack asks about."""
-
-    over: Callable[[Tensor], bool] = staticmethod(lambda _: False)
-
-    def predict(self, x: NDArray[np.float32], *args: Any, **options: Any) -> Any:
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - its loop has no callback
-        while frame is not None and "rnd_idx" not in frame.f_locals:
-            frame = frame.f_back
-        if frame is not None and self.over(torch.from_numpy(frame.f_locals["noise"][0])):
-            raise _ReachedError
-        return super().predict(x, *args, **options)
-
-
-def _peer(target: Target, crafting: Pictures, seed: int, over: Callable[[Tensor], bool]) -> object:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - what the toolbox draws from
-    wrapped = _Watched(
-        model=target,
-        loss=torch.nn.CrossEntropyLoss(),
-        input_shape=crafting.shape,
-        nb_classes=len(crafting.class_names),
-        clip_values=(0.0, 1.0),
-        device_type="gpu" if crafting.device.type == "cuda" else "cpu",
-    )
-    wrapped.over = over  # type: ignore[method-assign]
-    attack = UniversalPerturbation(
-        wrapped, attacker="deepfool", attacker_params={"verbose": False}, delta=0.0, max_iter=1000,
-        eps=EPSILON, norm=np.inf, verbose=False,
-    )  # fmt: skip
-    images = crafting.batch(torch.arange(len(crafting))).cpu().numpy()
-    try:
-        return attack.generate(images)
-    except _ReachedError:
-        return None
-
-
 ATTACKS: Final[dict[str, Attack]] = {
     "sign-pgd": _sign_pgd,
     "sga": _sga,
     "iterative-deepfool": _deepfool,
-    PEER: _peer,
 }
 
 
@@ -179,6 +128,8 @@ def main(
     most_minutes: Annotated[float, typer.Option(help="After which an attack is given up.")] = 60,
 ) -> None:
     """Measure, write the result, publish the table."""
+    from benchmarks.toolbox import universal_perturbation
+
     keep_freed_memory()
     torch.set_num_threads(threads)
     place = torch.device(device)
@@ -189,7 +140,7 @@ def main(
     held_out = held_in_memory(Subset(training, order[CRAFTING:][:HELD_OUT]), device=place)
     predict(target, held_out)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for name, attack in ATTACKS.items():
+    for name, attack in {**ATTACKS, PEER: universal_perturbation}.items():
         for seed in range(peer_seeds if name == PEER else seeds):
             watch = Watch(target, held_out, most_minutes * 60)
             watch.start()
@@ -205,7 +156,7 @@ def main(
                 }
             )
             print(f"{name}, seed {seed}: {seconds:.1f} s, {rate:.1%}", flush=True)  # noqa: T201
-    path = RESULTS / ("attack_speed.json" if device == "cpu" else "attack_speed_cuda.json")
+    path = RESULT if device == "cpu" else RESULT.with_stem("attack_speed_cuda")
     hardware_named = hardware() if device == "cpu" else torch.cuda.get_device_name()
     packages = ("torch", "numpy", "adversarial-robustness-toolbox")
     write_json(

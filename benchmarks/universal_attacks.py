@@ -29,7 +29,7 @@ from training.datasets import Pictures, load_pictures
 from training.evaluation.survey import Entry, survey
 from training.targets import InputOptions, load_target
 
-RESULTS: Final = ROOT / "benchmarks" / "results"
+RESULT: Final = ROOT / "benchmarks" / "results" / "universal_attacks.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 WORK: Final = ROOT / "runs" / "universal-attacks"
 EPSILON: Final = 10 / 255

@@ -1,10 +1,18 @@
 """What docs/benchmarks.md shows is what the result files hold."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import graph_parity, latency
+from benchmarks import (
+    attack_banks,
+    attack_memory,
+    attack_speed,
+    graph_parity,
+    latency,
+    universal_attacks,
+)
 from benchmarks.publishing import block, publish
 from prn_guard.errors import DataError
 from prn_guard.files import read_json
@@ -18,6 +26,14 @@ def test_latency_is_shown_as_measured() -> None:
 def test_parity_is_shown_as_measured() -> None:
     shown = block(graph_parity.PAGE, "graph_parity")
     assert shown == graph_parity.render(read_json(graph_parity.RESULT))
+
+
+@pytest.mark.parametrize(
+    "benchmark", [universal_attacks, attack_banks, attack_speed, attack_memory]
+)
+def test_attacks_are_shown_as_measured(benchmark: Any) -> None:
+    name = benchmark.__name__.rpartition(".")[2]
+    assert block(benchmark.PAGE, name) == benchmark.render(read_json(benchmark.RESULT))
 
 
 def test_published_graphs_decide_as_the_modules_do() -> None:
