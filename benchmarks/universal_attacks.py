@@ -92,9 +92,7 @@ def main(
                 entries=ALL if name == "ResNet-20" or device == "cuda" else FEW,
             )
     done = {name: WORK / device / name / "survey.json" for name in CLASSIFIERS}
-    path = RESULTS / (
-        "universal_attacks.json" if device == "cpu" else "universal_attacks_cuda.json"
-    )
+    path = RESULT if device == "cpu" else RESULT.with_stem("universal_attacks_cuda")
     write_json(
         path,
         {
