@@ -126,15 +126,14 @@ def render(result: dict[str, Any]) -> str:
     """The table as markdown: a row per attack, the columns of each classifier side by side."""
     surveys = result["classifiers"]
     rows = {name: {row["name"]: row for row in one["attacks"]} for name, one in surveys.items()}
-    names = list(dict.fromkeys(attack for one in rows.values() for attack in one))
-    first = next(iter(rows.values()))
+    families = {attack: row["family"] for one in rows.values() for attack, row in one.items()}
     lines = [
         "| attack | family | " + " | ".join(f"{name}, % (95 %) | s" for name in rows) + " |",
         "|---|---|" + "---:|---:|" * len(rows),
     ]
-    for attack in names:
+    for attack, family in families.items():
         cells = [_cell(one.get(attack)) for one in rows.values()]
-        lines.append(f"| {attack} | {first[attack]['family']} | {' | '.join(cells)} |")
+        lines.append(f"| {attack} | {family} | {' | '.join(cells)} |")
     facts = next(iter(surveys.values()))
     counts = "; ".join(
         f"{name}: {one['attacks'][0]['crafting_pictures']} crafting and "
