@@ -5,7 +5,8 @@ a few coarse feature maps, then stages that double the resolution.
 
 Departures: stages repeat pixels and convolve, where NAG transposes convolutions, because the
 strides of those leave a checkerboard of their own; features are normalised per perturbation and
-not over a batch, so that a perturbation depends on its own noise vector only; sizes that are no
+not over a batch, so that a perturbation depends on its own noise vector only; a learnt canvas,
+which begins at zero and is the same for all noise, is added to what is painted; sizes that are no
 multiple of the coarse one are cut from the next larger.
 """
 
