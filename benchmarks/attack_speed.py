@@ -8,7 +8,8 @@ the same rule: it is looked at again and again, with its clock standing still, a
 fools the wished share of held-out pictures. The toolbox ends its own attack only after whole passes
 over the pictures; here it is stopped between two pictures, which favours it. Its seconds are those
 of `UniversalPerturbation.generate` with the DeepFool that is its default, one picture at a time as
-it is written. Writes `benchmarks/results/attack_speed.json` (on a GPU `attack_speed_cuda.json`) and
+it is written. Ours run with the settings of their functions, of which only how long they may go on
+differs from `attack --method`. Writes `benchmarks/results/attack_speed.json` (on a GPU `attack_speed_cuda.json`) and
 the table in docs/attacks.md.
 """
 
@@ -78,11 +79,11 @@ class Watch:
 
     def over(self, perturbation: Tensor) -> bool:
         """Whether the attack is to end, with `perturbation` `(C, H, W)` as it stands."""
+        if self._held_out.device.type == "cuda":
+            torch.cuda.synchronize()
         now = self.seconds
         if now < self._next:
             return False
-        if self._held_out.device.type == "cuda":
-            torch.cuda.synchronize()
         begin = time.perf_counter()
         rate = fooling_rate(self._clean, predict(self._target, self._held_out, perturbation))
         self._looked += time.perf_counter() - begin

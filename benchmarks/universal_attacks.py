@@ -122,28 +122,32 @@ def render(result: dict[str, Any]) -> str:
     """The table as markdown: a row per attack, the columns of each classifier side by side."""
     surveys = result["classifiers"]
     rows = {name: {row["name"]: row for row in one["attacks"]} for name, one in surveys.items()}
-    names = list(dict.fromkeys(attack for one in rows.values() for attack in one))
-    first = next(iter(rows.values()))
+    families = {attack: row["family"] for one in rows.values() for attack, row in one.items()}
     lines = [
         "| attack | family | " + " | ".join(f"{name}, % (95 %) | s" for name in rows) + " |",
         "|---|---|" + "---:|---:|" * len(rows),
     ]
-    for attack in names:
+    for attack, family in families.items():
         cells = [_cell(one.get(attack)) for one in rows.values()]
-        lines.append(f"| {attack} | {first[attack]['family']} | {' | '.join(cells)} |")
+        lines.append(f"| {attack} | {family} | {' | '.join(cells)} |")
     facts = next(iter(surveys.values()))
-    counts = "; ".join(
-        f"{name}: {one['attacks'][0]['crafting_pictures']} crafting and "
-        f"{one['attacks'][0]['judging_pictures']} judging pictures, clean accuracy "
-        f"{one['clean_accuracy']:.1%}"
-        for name, one in surveys.items()
-    )
+    described = "; ".join(_description(name, one) for name, one in surveys.items())
     return (
         "\n".join(lines)
         + "\n\nFooling rate against the clean prediction, linf 10/255, seed 0, one run each; s: "
-        f"seconds to craft. {counts}. {facts['hardware']}, {facts['threads']} threads of torch "
+        f"seconds to craft. {described}. {facts['hardware']}, {facts['threads']} threads of torch "
         f"{result['versions']['torch']} (commit {result['commit']}).\n"
     )
+
+
+def _description(name: str, one: dict[str, Any]) -> str:
+    first = one["attacks"][0]
+    text = (
+        f"{name}: {first['crafting_pictures']} crafting and {first['judging_pictures']} judging "
+        f"pictures, clean accuracy {one['clean_accuracy']:.1%}"
+    )
+    cut = [f"{row['name']} {row['steps']}" for row in one["attacks"] if row["steps"] is not None]
+    return f"{text}, steps other than the defaults: {', '.join(cut)}" if cut else text
 
 
 def _cell(row: dict[str, Any] | None) -> str:

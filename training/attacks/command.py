@@ -82,6 +82,9 @@ def craft_and_measure(
         "universal_evasion_rate": fooling_rate(subject.judging.labels, perturbed),
         "crafting_seconds": round(seconds, 2),
         "seed": seed,
+        "loss": loss,
+        "steps": steps,
+        "classifier": subject.identity,
     }
     if target_class is not None:
         hits = (perturbed == target_class).double().mean()

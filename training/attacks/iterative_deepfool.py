@@ -7,13 +7,11 @@ pictures that are *not* fooled yet).
 Departures:
     - A picture counts as fooled, and is left alone, once another class leads by `MARGIN` logits;
       in the source as soon as the label changes. Barely fooled pictures are won back by the next
-      steps of others: on ResNet-20 and CIFAR-10 (linf 10/255) the rate on training pictures kept
-      apart swung around 0.73 without a margin and around 0.79 with one of 5 after the same work.
+      steps of others.
     - Each picture's step is that of one linearisation; the next visit linearises anew, under
-      another perturbation. Iterating to the end took twice the time to the same rate.
+      another perturbation.
     - The summed step of chunk number k counts `fading / (fading + k)`, fully at first; in the
-      source always fully. The rate then rises steadily where it swung by 0.03 from chunk to chunk:
-      0.80 after the same work.
+      source always fully, so that the rate swings from chunk to chunk.
     - Pictures are taken in small chunks. Within a chunk the steps start from the same perturbation
       and are added up before the projection, so that they are computed as one batch; the source
       recomputes after every picture, and so does `chunk=1`. Fooling did not suffer.
@@ -161,7 +159,7 @@ def _craft(job: AttackJob) -> Tensor:
         generator=job.generator,
         start=job.start,
         wished_fooling_rate=1.0,
-        max_passes=job.steps or PASSES,
+        max_passes=PASSES if job.steps is None else job.steps,
         on_step=job.on_step,
     )
 

@@ -98,7 +98,6 @@ def _deepfool(estimator: Any, wish: _Wish) -> Any:
 
     # Ten steps by default: without an overshoot on the way some pictures hover at the boundary, and
     # the library differentiates the whole batch until the last one is across.
-
     return DeepFool(
         estimator,
         max_iter=wish.steps,

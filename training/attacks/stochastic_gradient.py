@@ -175,7 +175,7 @@ def by_rule(rule: Rule, summary: str) -> Method:
             start=job.start,
             loss=job.loss or "cross_entropy",
             rule=rule,
-            schedule=Schedule(steps=job.steps or STEPS),
+            schedule=Schedule(steps=STEPS if job.steps is None else job.steps),
             on_step=job.on_step,
         )
 

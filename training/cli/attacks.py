@@ -68,7 +68,8 @@ def attack(
     ] = None,
     loss: LossOption = None,
     start: Annotated[
-        Path | None, typer.Option(help="Perturbation to go on from, on [0, 1] pixels.")
+        Path | None,
+        typer.Option(help="File whose first perturbation to go on from, on [0, 1] pixels."),
     ] = None,
     test_images: JudgedOption = None,
     device: options.DeviceOption = "cpu",

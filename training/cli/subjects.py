@@ -59,13 +59,13 @@ def subject_of(
         shape, classes, identity = loaded.target.spec.shape, loaded.class_count, loaded.digest()
     elif guard is not None and target is None:
         from prn_guard.nn.target import state_digest
-        from training.evaluation.adaptive import SURROGATES
+        from training.evaluation.adaptive import SURROGATES, Surrogate
         from training.guard.folder import load_guard
 
         guarded, record = load_guard(guard)
         guarded.to(place)
         deployed = _logits_of(guarded)
-        attacked = SURROGATES[through](guarded)
+        attacked = Surrogate(guarded, SURROGATES[through](guarded))
         shape, classes = record.input.shape, len(record.class_names)
         identity = f"guard {state_digest(guarded)} through {through}"
     else:

@@ -19,7 +19,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.engine import Schedule
@@ -38,6 +38,25 @@ BATCH_SIZE = 64
 where 100 steps of 200 left 54 and 61 %, at 0.4 times the cost."""
 GATE_WIDTH = 1.0
 """Scores this far from the threshold are e:1 decided; the SVM's own margin is 1."""
+
+
+@final
+class Surrogate(nn.Module):
+    """What is attacked in place of a guard, as a module: some attacks look at its layers.
+
+    Args:
+        guarded: the guard, whose layers they are.
+        classify: one of `SURROGATES` made of it.
+    """
+
+    def __init__(self, guarded: GuardedClassifier, classify: Classifier) -> None:
+        super().__init__()
+        self.guarded = guarded
+        self._classify = classify
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(B, K)` of pictures `(B, C, H, W)` in [0, 1]."""
+        return self._classify(images)
 
 
 def through_rectifier(guarded: GuardedClassifier) -> Classifier:

@@ -17,6 +17,7 @@ import torch
 
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.files import read_json, write_json
+from prn_guard.version import __version__
 from training.attacks.command import craft_and_measure
 from training.attacks.losses import LossName
 from training.attacks.norms import Norm, check_ball
@@ -92,7 +93,12 @@ def survey(
         InvalidArgumentError: `out` holds another survey, or the ball makes no sense.
     """
     check_ball(norm, epsilon, subject.crafting.shape)
-    request = subject.facts() | {"norm": norm, "epsilon": epsilon, "seed": seed}
+    request = subject.facts() | {
+        "norm": norm,
+        "epsilon": epsilon,
+        "seed": seed,
+        "prn-guard": __version__,
+    }
     path, made_path = out / RESULT, out / PERTURBATIONS
     rows: dict[str, dict[str, Any]] = {}
     made: dict[str, torch.Tensor] = {}

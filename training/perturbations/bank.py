@@ -13,14 +13,18 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from prn_guard.errors import ArtifactError
+from prn_guard.errors import ArtifactError, InvalidArgumentError
 from training.attacks.norms import Norm
 from training.checkpoint import load_tensors, save_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class BankCriteria:
-    """What a perturbation must meet to join the bank."""
+    """What a perturbation must meet to join the bank.
+
+    Raises:
+        InvalidArgumentError: all are to be held out, so that none is left to train on.
+    """
 
     members: int = 25
     held_out: int = 5
@@ -28,6 +32,13 @@ class BankCriteria:
     most_cosine: float = 0.15
     candidates_per_member: int = 6
     """How long the search goes on, however few were accepted."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < self.members:
+            raise InvalidArgumentError(
+                f"{self.held_out} of {self.members} perturbations are to be held out; expected "
+                "fewer than all of them, so that some are left to train on."
+            )
 
     @property
     def most_candidates(self) -> int:

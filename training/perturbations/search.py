@@ -137,12 +137,12 @@ class _Search:
         self, candidate: Tensor, rate: float, criteria: BankCriteria, *, judged_on: int
     ) -> "_Search":
         wish = criteria.least_fooling
-        margin = 2 * math.sqrt(wish * (1 - wish) / judged_on)
+        bar = min(1.0, wish + 2 * math.sqrt(wish * (1 - wish) / judged_on))
         counted = replace(self, candidates=self.candidates + 1)
         joined = torch.cat([self.accepted, candidate[None]])
         if largest_cosine(joined) > criteria.most_cosine:
             return replace(counted, rejected_cosine=self.rejected_cosine + 1)
-        if rate < wish + margin:
+        if rate < bar:
             return replace(
                 counted,
                 rejected_fooling=self.rejected_fooling + 1,
