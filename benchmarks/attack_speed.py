@@ -9,8 +9,8 @@ fools the wished share of held-out pictures. The toolbox ends its own attack onl
 over the pictures; here it is stopped between two pictures, which favours it. Its seconds are those
 of `UniversalPerturbation.generate` with the DeepFool that is its default, one picture at a time as
 it is written. Ours run with the settings of their functions, of which only how long they may go on
-differs from `attack --method`. Writes `benchmarks/results/attack_speed.json` (on a GPU `attack_speed_cuda.json`) and
-the table in docs/attacks.md.
+differs from `attack --method`. Writes `benchmarks/results/attack_speed.json` (on a GPU
+`attack_speed_cuda.json`) and the table in docs/attacks.md.
 """
 
 import statistics
