@@ -204,7 +204,7 @@ def render(result: dict[str, Any]) -> str:
             f"{'' if name == PEER else faster} | {AIMS.get(name, '')} |"
         )
     packages = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    stopped = "" if reached else " It was given up before it reached that rate."
+    stopped = "" if reached else " The toolbox was given up before, so its ratios are lower bounds."
     return (
         "\n".join(lines)
         + f"\n\n{result['classifier']}, linf 10/255, {result['crafting_pictures']} crafting "
