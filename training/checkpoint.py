@@ -10,11 +10,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prn_guard.errors import ArtifactError
+from prn_guard.errors import ArtifactError, InvalidArgumentError
 from prn_guard.files import write_whole
 
 MODULE: Final = "module."
 OPTIMIZER: Final = "optimizer."
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name by which the file would not be known again.
+
+    Raises:
+        InvalidArgumentError: it does not end in `.safetensors`.
+    """
+    if path.suffix != ".safetensors":
+        raise InvalidArgumentError(
+            f"--out is {path}; expected a name that ends in .safetensors, the form that is written."
+        )
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from training.attacks.losses import LossName
 from training.attacks.norms import Norm, norm_of
 from training.attacks.registry import craft, method
 from training.attacks.subject import Subject
-from training.checkpoint import save_tensors
+from training.checkpoint import check_suffix, save_tensors
 from training.progress import tracked
 from training.randomness import generator_for
 
@@ -110,8 +110,10 @@ def attack(
     `out` is a safetensors file with `perturbations` `(1, C, H, W)` float32 for pixels in [0, 1].
 
     Raises:
-        InvalidArgumentError: no such method, or options that make no sense for it.
+        InvalidArgumentError: no such method, options that make no sense for it, or a name of `out`
+            that does not end in `.safetensors`.
     """
+    check_suffix(out)
     perturbation, result = craft_and_measure(
         subject,
         method_name=method_name,

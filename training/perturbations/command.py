@@ -14,7 +14,7 @@ from training.attacks.engine import Schedule
 from training.attacks.fooling import fooling_rate, predict
 from training.attacks.norms import Norm, check_ball
 from training.attacks.subject import Subject
-from training.checkpoint import load_tensors
+from training.checkpoint import check_suffix, load_tensors
 from training.datasets import Pictures
 from training.perturbations.bank import Bank, BankCriteria
 from training.perturbations.search import craft_bank
@@ -82,9 +82,11 @@ def make_bank(
         restart: throw away what an earlier search left at `out`.
 
     Raises:
-        InvalidArgumentError: what lies at `out` belongs to another request.
+        InvalidArgumentError: what lies at `out` belongs to another request, or its name does not
+            end in `.safetensors`.
         DataError: fewer than two candidates fool the classifier at all.
     """
+    check_suffix(out)
     work = out.with_name(f"{out.name}.search")
     if restart:
         out.unlink(missing_ok=True)

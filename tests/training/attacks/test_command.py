@@ -123,7 +123,10 @@ def test_the_true_labels_do_not_guide_the_attack() -> None:
         ({"norm": "l2", "epsilon": 12.5}, "at most 12 "),
         ({"norm": "l1"}, "expected 'linf' or 'l2'"),
         ({"target_class": len(NAMES)}, "target_class is 3; expected 0 to 2"),
-        ({"method_name": "iterative-deepfool"}, "no use for steps: leave it out"),
+        (
+            {"method_name": "iterative-deepfool", "target_class": 1},
+            "no use for target_class: leave it out",
+        ),
         ({"method_name": "perlin", "loss": "logit_margin"}, "no use for loss: leave it out"),
         ({"method_name": "perlin", "start": torch.zeros(SHAPE)}, "no use for start"),
         ({"loss": "hinge"}, "loss is 'hinge'; expected one of cross_entropy"),
@@ -143,3 +146,9 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not be written"):
         _attack(tmp_path / "p.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+
+
+def test_a_name_by_which_the_file_would_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="a name that ends in"):
+        _attack(tmp_path / "p.pt")
+    assert not list(tmp_path.iterdir())
