@@ -26,12 +26,14 @@ from training.allocator import keep_freed_memory
 from training.attacks.registry import METHODS
 from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import Pictures, load_pictures
+from training.evaluation.survey import RESULT as SURVEY
 from training.evaluation.survey import Entry, survey
 from training.targets import InputOptions, load_target
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "universal_attacks.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 WORK: Final = ROOT / "runs" / "universal-attacks"
+ORIGIN: Final = "origin.json"
 EPSILON: Final = 10 / 255
 ALL: Final[tuple[Entry, ...]] = (
     *map(Entry, METHODS),
@@ -91,16 +93,20 @@ def main(
                 seed=0,
                 entries=ALL if name == "ResNet-20" or device == "cuda" else FEW,
             )
-    done = {name: WORK / device / name / "survey.json" for name in CLASSIFIERS}
+            write_json(WORK / device / name / ORIGIN, {"commit": commit()})
+    done = {name: WORK / device / name for name in CLASSIFIERS}
     path = RESULT if device == "cpu" else RESULT.with_stem("universal_attacks_cuda")
     write_json(
         path,
         {
             "norm": "linf",
             "epsilon": EPSILON,
-            "commit": commit(),
             "versions": {name: version(name) for name in ("torch", "torchvision")},
-            "classifiers": {name: read_json(file) for name, file in done.items() if file.exists()},
+            "classifiers": {
+                name: read_json(folder / SURVEY) | read_json(folder / ORIGIN)
+                for name, folder in done.items()
+                if (folder / ORIGIN).exists()
+            },
         },
     )
     if device == "cpu":
@@ -136,7 +142,7 @@ def render(result: dict[str, Any]) -> str:
         "\n".join(lines)
         + "\n\nFooling rate against the clean prediction, linf 10/255, seed 0, one run each; s: "
         f"seconds to craft. {described}. {facts['hardware']}, {facts['threads']} threads of torch "
-        f"{result['versions']['torch']} (commit {result['commit']}).\n"
+        f"{result['versions']['torch']}.\n"
     )
 
 
@@ -144,7 +150,7 @@ def _description(name: str, one: dict[str, Any]) -> str:
     first = one["attacks"][0]
     text = (
         f"{name}: {first['crafting_pictures']} crafting and {first['judging_pictures']} judging "
-        f"pictures, clean accuracy {one['clean_accuracy']:.1%}"
+        f"pictures, clean accuracy {one['clean_accuracy']:.1%}, commit {one['commit']}"
     )
     cut = [f"{row['name']} {row['steps']}" for row in one["attacks"] if row["steps"] is not None]
     return f"{text}, steps other than the defaults: {', '.join(cut)}" if cut else text
