@@ -8,7 +8,7 @@ from typer.core import TyperCommand
 
 from prn_guard import console
 from training.cli import options
-from training.cli.loading import Loading, device_named, with_loading
+from training.cli.loading import Loading, device_named, unbundled
 from training.cli.subjects import (
     AttackedOption,
     GuardOption,
@@ -43,9 +43,9 @@ class _ListsMethods(TyperCommand):
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command(cls=_ListsMethods)(with_loading(attack))
-    app.command()(with_loading(bank))
-    app.command(cls=_ListsMethods)(with_loading(survey))
+    app.command(cls=_ListsMethods)(unbundled(attack))
+    app.command()(unbundled(bank))
+    app.command(cls=_ListsMethods)(unbundled(survey))
 
 
 def attack(

@@ -7,7 +7,7 @@ import typer
 
 from prn_guard import console
 from training.cli import options
-from training.cli.loading import Loading, with_loading
+from training.cli.loading import Loading, Reading, unbundled
 
 if TYPE_CHECKING:
     from training.guard.folder import GuardRecord
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command()(with_loading(fit))
-    app.command()(evaluate)
+    app.command()(unbundled(fit))
+    app.command()(unbundled(evaluate))
     app.command()(report)
     app.command("demo-target")(demo_target)
 
@@ -77,6 +77,7 @@ def fit(
 
 
 def evaluate(
+    reading: Reading,
     folder: Annotated[Path, typer.Argument(metavar="GUARD", help="What `fit` wrote.")],
     images: options.ImagesOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the result files.")],
@@ -84,7 +85,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(
             "--perturbations",
-            help="Perturbations made elsewhere (.safetensors, .npy, .npz, .pth); may be repeated.",
+            help="File of perturbations made elsewhere; may be repeated.",
         ),
     ] = None,
     crafting_images: Annotated[
@@ -105,6 +106,7 @@ def evaluate(
         images,
         out,
         files=perturbations or [],
+        read=reading.perturbations,
         crafting_images=crafting_images,
         limit=limit,
         data_folder=data_folder,

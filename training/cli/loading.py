@@ -1,21 +1,21 @@
-"""How a command loads its classifier and its pictures: a dozen options, declared once."""
+"""Options that come in bundles, declared once: how classifier, pictures, perturbations are read."""
 
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from training.cli import options
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from training.datasets import Pictures, Split
     from training.datasets.fitting import Shape
     from training.targets import LoadedTarget
-
-PARAMETER: Final = "loading"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +62,63 @@ class Loading:
         )
 
 
-def with_loading(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command`, which takes a `Loading` named `loading`, the options that make one."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the command line said of perturbations made elsewhere."""
+
+    perturbation_scale: options.PerturbationScaleOption = None
+    perturbation_layout: options.PerturbationLayoutOption = None
+    perturbation_order: options.PerturbationOrderOption = None
+    perturbation_key: options.PerturbationKeyOption = None
+
+    def perturbations(self, path: Path, shape: "Shape") -> "Tensor":
+        """The perturbations `(P, C, H, W)` in `path`, for pixels in [0, 1]."""
+        from training.perturbations.loading import load_perturbations
+
+        return load_perturbations(
+            path,
+            shape,
+            scale=None if self.perturbation_scale is None else int(self.perturbation_scale),
+            layout=self.perturbation_layout,
+            channel_order=self.perturbation_order,
+            key=self.perturbation_key,
+        )
+
+
+def unbundled(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options of every bundle, a dataclass, that it takes as an argument."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    bundles: dict[str, Any] = {
+        one.name: one.annotation for one in own if is_dataclass(one.annotation)
+    }
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        named = {field.name: given.pop(field.name) for field in fields(Loading)}
-        command(**given, **{PARAMETER: Loading(**named)})
+        for name, bundle in bundles.items():
+            given[name] = bundle(**{field.name: given.pop(field.name) for field in fields(bundle)})
+        command(**given)
 
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    hints = get_type_hints(Loading, include_extras=True)
-    options_of_it = [
+    parameters = []
+    for one in own:
+        if one.name in bundles:
+            parameters += _parameters(one.annotation)
+        else:
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _parameters(bundle: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(bundle, include_extras=True)
+    return [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            default=field.default,
             annotation=hints[field.name],
         )
-        for field in fields(Loading)
+        for field in fields(bundle)
     ]
-    kept = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in own
-        if parameter.name != PARAMETER
-    ]
-    wrapped.__signature__ = inspect.Signature([*kept, *options_of_it])  # type: ignore[attr-defined]
-    return wrapped
 
 
 def device_named(name: str) -> "torch.device":

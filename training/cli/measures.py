@@ -1,45 +1,31 @@
 """Commands that show perturbations and measure robustness: show, robustness."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from prn_guard import console
 from training.cli import options
-from training.cli.loading import Loading, device_named, with_loading
+from training.cli.loading import Loading, Reading, device_named, unbundled
 from training.cli.subjects import JudgedOption, subject_of
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command()(with_loading(show))
-    app.command()(with_loading(robustness))
+    app.command()(unbundled(show))
+    app.command()(unbundled(robustness))
 
 
 def show(
     loading: Loading,
+    reading: Reading,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Perturbations to draw.")],
     target: options.TargetOption,
     images: options.ImagesOption,
     epsilon: options.EpsilonOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
     norm: options.NormOption = "linf",
-    scale: Annotated[
-        Literal["1", "255"] | None,
-        typer.Option("--perturbation-scale", help="The pixels it is for: [0, 1] or 0..255."),
-    ] = None,
-    layout: Annotated[
-        Literal["chw", "hwc"] | None,
-        typer.Option("--perturbation-layout", help="Order of its axes; chw if not given."),
-    ] = None,
-    order: Annotated[
-        Literal["rgb", "bgr"] | None,
-        typer.Option("--perturbation-order", help="Order of its channels; rgb if not given."),
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option("--perturbation-key", help="Name of the array in the file.")
-    ] = None,
     device: options.DeviceOption = "cpu",
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
@@ -49,23 +35,15 @@ def show(
     from training.datasets import held_in_memory
     from training.evaluation.perturbation_pictures import show_perturbations
     from training.perturbations.channel_order import check_channel_order
-    from training.perturbations.loading import load_perturbations
 
     loaded = loading.target(target)
     place = device_named(device)
     classifier, shape = loaded.target.to(place), loaded.target.spec.shape
-    stack = load_perturbations(
-        file,
-        shape,
-        scale=None if scale is None else int(scale),
-        layout=layout,
-        channel_order=order,
-        key=key,
-    )
+    stack = reading.perturbations(file, shape)
     pictures = held_in_memory(
         loading.pictures(images, "test", shape, loaded.class_count), device=place
     )
-    if order is None:
+    if reading.perturbation_order is None:
         check_channel_order(classifier, pictures, stack)
     names = [f"{file.stem} {number + 1}" for number in range(len(stack))]
     result = show_perturbations(

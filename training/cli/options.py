@@ -74,3 +74,18 @@ DeviceOption = Annotated[
 RestartOption = Annotated[
     bool, typer.Option("--restart", help="Throw away what an earlier run left at --out.")
 ]
+PerturbationScaleOption = Annotated[
+    Literal["1", "255"] | None,
+    typer.Option("--perturbation-scale", help="The pixels it is for: [0, 1] or 0..255."),
+]
+PerturbationLayoutOption = Annotated[
+    Literal["chw", "hwc"] | None,
+    typer.Option("--perturbation-layout", help="Order of its axes; chw if not given."),
+]
+PerturbationOrderOption = Annotated[
+    Literal["rgb", "bgr"] | None,
+    typer.Option("--perturbation-order", help="Order of its channels; rgb if not given."),
+]
+PerturbationKeyOption = Annotated[
+    str | None, typer.Option("--perturbation-key", help="Name of the array in the file.")
+]

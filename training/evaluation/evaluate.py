@@ -8,10 +8,11 @@ pictures/*.png         the same pictures as a client would send them
 ```
 """
 
+import hashlib
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from training.datasets import (
     digest_of,
     held_in_memory,
 )
+from training.datasets.fitting import Shape
 from training.evaluation.adaptive import SURROGATES, InformedAttacker, scaled_epsilon
 from training.evaluation.examples import write_examples
 from training.evaluation.metrics import proportion, roc_curve
@@ -60,6 +62,7 @@ def evaluate_guard(
     out: Path,
     *,
     files: Sequence[Path] = (),
+    read: Callable[[Path, Shape], Tensor] = load_perturbations,
     crafting_images: str | None = None,
     limit: int | None = None,
     data_folder: Path | None = None,
@@ -72,6 +75,7 @@ def evaluate_guard(
         images: test pictures, as the user named them.
         out: folder for the result files; an interrupted evaluation goes on there.
         files: perturbations made elsewhere, measured beside the held-out ones.
+        read: how these files are read for pictures of a shape `(C, H, W)`.
         crafting_images: pictures of the adaptive attacker; None takes the training pictures.
         limit: at most so many test pictures.
         data_folder: where to look for Fashion-MNIST first; None takes the fit's.
@@ -85,8 +89,8 @@ def evaluate_guard(
     guarded, record = load_guard(folder)
     test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
     check_same_classes(record.class_names, test.class_names)
-    loaded = {str(path): load_perturbations(path, record.input.shape) for path in files}
-    request = _request(folder, record, images, test, files, crafting_images, seed)
+    loaded = {str(path): read(path, record.input.shape) for path in files}
+    request = _request(folder, record, images, test, loaded, crafting_images, seed)
     if (out / METRICS).exists():
         before: dict[str, Any] = read_json(out / METRICS)
         if before.get("request") == request:
@@ -127,7 +131,7 @@ def _request(
     record: GuardRecord,
     images: str,
     test: Pictures,
-    files: Sequence[Path],
+    loaded: Mapping[str, Tensor],
     crafting_images: str | None,
     seed: int,
 ) -> dict[str, Any]:
@@ -140,7 +144,10 @@ def _request(
         "images": images,
         "pictures": digest_of(test),
         "prn-guard": __version__,
-        "perturbations": {str(path): sha256_of(path) for path in files},
+        "perturbations": {
+            name: hashlib.sha256(stack.numpy().tobytes()).hexdigest()
+            for name, stack in loaded.items()
+        },
         "crafting images": crafting_images,
         "seed": seed,
     }
