@@ -23,6 +23,7 @@ from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import state_digest
 from training.allocator import keep_freed_memory
+from training.attacks.engine import Schedule
 from training.attacks.norms import Norm
 from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import held_in_memory, load_pictures
@@ -32,6 +33,7 @@ from training.perturbations.command import BankRequest, make_bank
 RESULT: Final = ROOT / "benchmarks" / "results" / "attack_banks.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 WORK: Final = ROOT / "runs" / "attack-banks"
+STEPS: Final[dict[Norm, int]] = {"linf": 100, "l2": 60}
 BALLS: Final[dict[Norm, float]] = {"linf": 10 / 255, "l2": 5.155 / 255 * math.sqrt(3 * 32 * 32)}
 
 
@@ -54,7 +56,9 @@ def main(
     for ball, epsilon in BALLS.items():
         if norm in {None, ball}:
             begin = time.monotonic()
-            request = BankRequest(subject=subject, norm=ball, epsilon=epsilon, seed=0)
+            request = BankRequest(
+                subject=subject, norm=ball, epsilon=epsilon, seed=0, schedule=Schedule(STEPS[ball])
+            )
             figures = make_bank(request, WORK / f"{ball}.safetensors", test=test)
             figures |= {
                 "seconds of the last run": round(time.monotonic() - begin),
@@ -72,8 +76,8 @@ def main(
 def render(result: dict[str, Any]) -> str:
     """The table as markdown."""
     lines = [
-        "| ball | members | candidates | too weak | too alike | test fooling, % | \\|cosine\\| |",
-        "|---|---:|---:|---:|---:|---|---:|",
+        "| ball | steps | members | candidates | too weak | too alike | test fooling, % | \\|cosine\\| |",
+        "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for ball, bank in result.items():
         rates = sorted(bank["test_fooling_rates"])
@@ -81,7 +85,7 @@ def render(result: dict[str, Any]) -> str:
             f"{100 * rate:.1f}" for rate in (rates[0], rates[len(rates) // 2], rates[-1])
         )
         lines.append(
-            f"| {ball} {bank['epsilon']:.4g} | {bank['members']} | {bank['candidates']} | "
+            f"| {ball} {bank['epsilon']:.4g} | {bank['request']['steps']} | {bank['members']} | {bank['candidates']} | "
             f"{bank['rejected_fooling']} | {bank['rejected_cosine']} | {shown} | "
             f"{bank['largest_cosine']:.3f} |"
         )
