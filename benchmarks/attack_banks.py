@@ -76,7 +76,7 @@ def main(
 def render(result: dict[str, Any]) -> str:
     """The table as markdown."""
     lines = [
-        "| ball | steps | members | candidates | too weak | too alike | test fooling, % | \\|cosine\\| |",
+        "| ball | steps | members | tried | too weak | too alike | test fooling, % | \\|cosine\\| |",
         "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for ball, bank in result.items():
@@ -85,8 +85,8 @@ def render(result: dict[str, Any]) -> str:
             f"{100 * rate:.1f}" for rate in (rates[0], rates[len(rates) // 2], rates[-1])
         )
         lines.append(
-            f"| {ball} {bank['epsilon']:.4g} | {bank['request']['steps']} | {bank['members']} | {bank['candidates']} | "
-            f"{bank['rejected_fooling']} | {bank['rejected_cosine']} | {shown} | "
+            f"| {ball} {bank['epsilon']:.4g} | {bank['request']['steps']} | {bank['members']} | "
+            f"{bank['candidates']} | {bank['rejected_fooling']} | {bank['rejected_cosine']} | {shown} | "
             f"{bank['largest_cosine']:.3f} |"
         )
     facts = next(iter(result.values()))
