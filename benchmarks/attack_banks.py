@@ -76,7 +76,7 @@ def main(
 def render(result: dict[str, Any]) -> str:
     """The table as markdown."""
     lines = [
-        "| ball | steps | members | tried | too weak | too alike | test fooling, % | \\|cosine\\| |",
+        "| ball | steps | kept | tried | too weak | too alike | test fooling, % | \\|cosine\\| |",
         "|---|---:|---:|---:|---:|---:|---|---:|",
     ]
     for ball, bank in result.items():
@@ -86,8 +86,8 @@ def render(result: dict[str, Any]) -> str:
         )
         lines.append(
             f"| {ball} {bank['epsilon']:.4g} | {bank['request']['steps']} | {bank['members']} | "
-            f"{bank['candidates']} | {bank['rejected_fooling']} | {bank['rejected_cosine']} | {shown} | "
-            f"{bank['largest_cosine']:.3f} |"
+            f"{bank['candidates']} | {bank['rejected_fooling']} | {bank['rejected_cosine']} | "
+            f"{shown} | {bank['largest_cosine']:.3f} |"
         )
     facts = next(iter(result.values()))
     return (
