@@ -60,6 +60,7 @@ def main(
                 subject=subject, norm=ball, epsilon=epsilon, seed=0, schedule=Schedule(STEPS[ball])
             )
             figures = make_bank(request, WORK / f"{ball}.safetensors", test=test)
+            del figures["file"]
             figures |= {
                 "seconds of the last run": round(time.monotonic() - begin),
                 "hardware": hardware(),
