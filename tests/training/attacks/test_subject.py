@@ -1,14 +1,18 @@
 """What is attacked: pictures parted so that nothing is judged by what it was crafted on."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
 from prn_guard.errors import DataError
-from tests.training.small import everything, pictures
+from prn_guard.nn.target import state_digest
+from tests.tolerances import LOGIT, assert_close
+from tests.training.small import everything, pictures, trained_target
 from tests.training.tiny_subject import tiny_subject
 from training.attacks import subject as module
-from training.attacks.subject import parted
+from training.attacks.subject import for_attacks, parted
 from training.datasets import Pictures, Subset
 
 CPU = torch.device("cpu")
@@ -79,3 +83,12 @@ def test_clean_predictions_are_those_of_what_is_deployed() -> None:
         return torch.tensor([[0.0, 0.0, 1.0]]).expand(len(images), 3)
 
     assert tiny_subject(deployed=third).clean_predictions().tolist() == [2] * 61
+
+
+def test_a_target_for_attacks_answers_as_before() -> None:
+    target, images = copy.deepcopy(trained_target()), everything(pictures(20))
+    before, weights = target(images), state_digest(target)
+    ready = for_attacks(target, torch.device("cpu"))
+    assert next(ready.parameters()).is_contiguous(memory_format=torch.channels_last)
+    assert_close(ready(images), before, LOGIT)
+    assert state_digest(ready) == weights
