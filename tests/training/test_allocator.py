@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def _page_faults(*, keep: bool) -> int:
     program = PROGRAM.format(keep=keep)
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     return int(done.stdout)
