@@ -12,6 +12,8 @@ import torch
 
 from prn_guard.nn.rectifier import RectifierSpec
 from tests.training.small import NAMES, SHAPE, pictures, trained_target
+from training.attacks import stochastic_gradient
+from training.attacks.engine import Schedule
 from training.datasets import ArrayPictures, load_pictures
 from training.guard import fit as fitting
 from training.guard.request import FitOptions, FitRequest, NamedPictures
@@ -125,3 +127,7 @@ def make_fitting_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "default_spec", lambda *_: SPEC)
     lenient = functools.partial(BankCriteria, least_fooling=0.2)
     monkeypatch.setattr(fitting, "BankCriteria", lenient)
+    # The tests know what this guard flags: its bank does not follow the defaults of attacks.
+    steps = functools.partial(Schedule, travel=80.0, decay=0.975)
+    monkeypatch.setattr(stochastic_gradient, "Schedule", steps)
+    monkeypatch.setattr(stochastic_gradient, "LARGEST_BATCH", 200)
