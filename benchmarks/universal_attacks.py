@@ -35,11 +35,7 @@ PAGE: Final = ROOT / "docs" / "attacks.md"
 WORK: Final = ROOT / "runs" / "universal-attacks"
 ORIGIN: Final = "origin.json"
 EPSILON: Final = 10 / 255
-ALL: Final[tuple[Entry, ...]] = (
-    *map(Entry, METHODS),
-    Entry("sga", "logit_margin"),
-    Entry("sga", "logit_cosine"),
-)
+ALL: Final[tuple[Entry, ...]] = (*map(Entry, METHODS), Entry("sga", "logit_margin"))
 FEW: Final[tuple[Entry, ...]] = (
     Entry("sign-pgd", steps=250),
     Entry("sga", steps=40),
