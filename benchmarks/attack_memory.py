@@ -3,8 +3,7 @@
     PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.attack_memory --cifar10 CIFAR
 
 Each attack runs in a process of its own, a fixed number of steps long, on the first N training
-pictures of CIFAR-10 (read from the whole set, which every process holds) against ResNet-20, and of
-ImageNet (decoded when asked for) against EfficientNet-Lite0. Writes
+pictures of CIFAR-10 (read from the whole set, which every process holds) against ResNet-20. Writes
 `benchmarks/results/attack_memory.json` and the table in docs/attacks.md.
 """
 
@@ -18,21 +17,21 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
-from benchmarks.classifiers import data_folder, efficientnet_lite0, resnet20
+from benchmarks.classifiers import resnet20
 from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from training.attacks.aggregated_gradient import aggregated_gradient_uap
 from training.attacks.engine import Schedule
 from training.attacks.iterative_deepfool import iterative_deepfool_uap
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
-from training.datasets import Pictures, Subset, load_pictures
+from training.datasets import Subset, load_pictures
 from training.evaluation.evaluate import hardware
 from training.randomness import generator_for
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "attack_memory.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"
 EPSILON: Final = 10 / 255
-COUNTS: Final = {"ResNet-20": (500, 5000, 50_000), "EfficientNet-Lite0": (50, 1000)}
+COUNTS: Final = (500, 5000, 50_000)
 ATTACKS: Final = ("sign-pgd", "sga", "iterative-deepfool")
 STEPS: Final = 3
 
@@ -45,17 +44,15 @@ def main(
 ) -> None:
     """Measure, write the result, publish the table."""
     rows = []
-    for classifier, counts in COUNTS.items():
-        for attack in ATTACKS:
-            for count in counts:
-                command = (sys.executable, "-m", "benchmarks.attack_memory", "one", "--cifar10")
-                told = (str(cifar10), "--classifier", classifier, "--attack", attack)
-                done = subprocess.run(  # noqa: S603
-                    (*command, *told, "--count", str(count)),
-                    cwd=ROOT, check=True, capture_output=True, text=True,
-                )  # fmt: skip
-                rows.append(json.loads(done.stdout))
-                print(rows[-1], flush=True)  # noqa: T201
+    for attack in ATTACKS:
+        for count in COUNTS:
+            command = (sys.executable, "-m", "benchmarks.attack_memory", "one", "--cifar10")
+            told = (str(cifar10), "--attack", attack, "--count", str(count))
+            done = subprocess.run(  # noqa: S603
+                (*command, *told), cwd=ROOT, check=True, capture_output=True, text=True
+            )
+            rows.append(json.loads(done.stdout))
+            print(rows[-1], flush=True)  # noqa: T201
     result = {
         "steps": STEPS,
         "hardware": hardware(),
@@ -70,15 +67,13 @@ def main(
 @app.command()
 def one(
     cifar10: Annotated[Path, typer.Option()],
-    classifier: Annotated[str, typer.Option()],
     attack: Annotated[str, typer.Option()],
     count: Annotated[int, typer.Option()],
 ) -> None:
     """Run one attack and print the peak of this process's memory."""
     torch.set_num_threads(1)
-    target = resnet20() if classifier == "ResNet-20" else efficientnet_lite0()
-    known = _pictures(classifier, cifar10)
-    pictures = Subset(known, torch.arange(count))
+    target = resnet20()
+    pictures = Subset(load_pictures(str(cifar10), split="train"), torch.arange(count))
     _forget_peak()
     before = _peak_mib()
     seen = 0
@@ -100,7 +95,6 @@ def one(
     print(  # noqa: T201
         json.dumps(
             {
-                "classifier": classifier,
                 "attack": attack,
                 "pictures": count,
                 "before_mib": before,
@@ -108,13 +102,6 @@ def one(
             }
         )
     )
-
-
-def _pictures(classifier: str, cifar10: Path) -> Pictures:
-    if classifier == "ResNet-20":
-        return load_pictures(str(cifar10), split="train")
-    tar = data_folder() / "imagenet" / "train_1000_256px.tar"
-    return load_pictures(str(tar), split="train", size=(3, 224, 224), class_count=1000)
 
 
 def _forget_peak() -> None:
@@ -130,18 +117,14 @@ def _peak_mib() -> float:
 
 def render(result: dict[str, Any]) -> str:
     """The table as markdown: a row per attack, peak memory by number of pictures."""
-    lines = [
-        "| classifier | attack | crafting pictures: MiB before, at the peak |",
-        "|---|---|---|",
-    ]
-    for classifier in COUNTS:
-        for attack in ATTACKS:
-            cells = [
-                f"{row['pictures']:,}: {row['before_mib']:.0f}, {row['peak_mib']:.0f}"
-                for row in result["rows"]
-                if (row["classifier"], row["attack"]) == (classifier, attack)
-            ]
-            lines.append(f"| {classifier} | {attack} | {'; '.join(cells)} |")
+    lines = ["| attack | crafting pictures: MiB before, at the peak |", "|---|---|"]
+    for attack in ATTACKS:
+        cells = [
+            f"{row['pictures']:,}: {row['before_mib']:.0f}, {row['peak_mib']:.0f}"
+            for row in result["rows"]
+            if row["attack"] == attack
+        ]
+        lines.append(f"| {attack} | {'; '.join(cells)} |")
     return (
         "\n".join(lines)
         + f"\n\nResident memory of a process before an attack of {result['steps']} steps, and at "
