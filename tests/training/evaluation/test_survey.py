@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prn_guard.errors import InvalidArgumentError
+from prn_guard.version import __version__
 from tests.tolerances import BALL, FIGURE, INTERVAL, assert_close
 from tests.training.small import everything, trained_target
 from tests.training.tiny_subject import tiny_subject
@@ -79,7 +80,8 @@ def test_every_figure_can_be_measured_again(tmp_path: Path) -> None:
     rates = [row["fooling_rate"] for row in result["attacks"]]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[-1]
-    assert result["request"] == subject.facts() | {"norm": "linf", "epsilon": 0.15, "seed": 3}
+    asked = {"norm": "linf", "epsilon": 0.15, "seed": 3, "prn-guard": __version__}
+    assert result["request"] == subject.facts() | asked
     assert set(result) >= {"versions", "hardware", "device", "threads"}
 
 
