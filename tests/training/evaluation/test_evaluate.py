@@ -148,7 +148,7 @@ def test_fooling_against_epsilon(
         if "adaptive" in row:
             perturbation = stored[f"{worst['surrogate']}@{scale:g}#{worst['start']}"]
             length = float(norm_of(perturbation, "linf")) / (scale * EPSILON)
-        assert 0.9 < length <= 1 + BALL.absolute
+            assert 0.9 < length <= 1 + BALL.absolute
             changed = np.mean(answers(guarded, test_set, perturbation).guarded != clean.bare)
             assert_close(row["adaptive"]["value"], changed, FIGURE)
 
