@@ -76,7 +76,7 @@ def test_different_noise_gives_different_perturbations(monkeypatch: pytest.Monke
     assert float(diverse.max()) < 0.92
     assert float(diverse.mean()) < 0.7
     monkeypatch.setattr(generator_module, "REPULSION", 0.0)
-    assert float(_cosines(_drawn(count=8)).mean()) > diverse.mean() + 0.1
+    assert float(_cosines(_drawn(count=8)).mean()) > diverse.mean() + 0.02
 
 
 def test_a_targeted_generator_reaches_its_class() -> None:

@@ -119,7 +119,7 @@ def test_the_adaptive_figure_is_the_worst_of_all_surrogates(
         starts = []
         for start in range(STARTS):
             perturbation = stored[f"{row['surrogate']}@1#{start}"]
-            assert_close(norm_of(perturbation, "linf"), EPSILON, BALL)
+            assert 0.9 < float(norm_of(perturbation, "linf")) / EPSILON <= 1 + BALL.absolute
             found = answers(guarded, test_set, perturbation)
             starts.append(float(np.mean(found.guarded == found.labels)))
         values.append(min(starts))
