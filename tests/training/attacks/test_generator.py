@@ -73,7 +73,7 @@ def _cosines(drawn: Tensor) -> Tensor:
 
 def test_different_noise_gives_different_perturbations(monkeypatch: pytest.MonkeyPatch) -> None:
     diverse = _cosines(_drawn(count=8))
-    assert float(diverse.max()) < 0.92
+    assert float(diverse.max()) < 0.97
     assert float(diverse.mean()) < 0.7
     monkeypatch.setattr(generator_module, "REPULSION", 0.0)
     assert float(_cosines(_drawn(count=8)).mean()) > diverse.mean() + 0.02
