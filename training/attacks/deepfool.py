@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.attacks.fooling import Classifier
+from training.attacks.losses import lead_over
 from training.attacks.norms import Norm, steepest_direction
 
 OVERSHOOT = 0.02
@@ -62,12 +63,6 @@ def deepfool_steps(
         if not len(active):
             break
     return (1 + overshoot) * steps
-
-
-def lead_over(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the best other class leads over `labels` `(B,)`, in logits, `(B,)`."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
 
 
 def _linearised_step(

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.deepfool import deepfool_steps, lead_over
+from training.attacks.deepfool import deepfool_steps
 from training.attacks.engine import OnStep, Until
 from training.attacks.fooling import Classifier, fooling_rate, predict
 from training.attacks.job import AttackJob, Method
+from training.attacks.losses import lead_over
 from training.attacks.norms import Norm, check_ball, perturb, project
 from training.datasets import Pictures, batch_for
 

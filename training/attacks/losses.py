@@ -54,6 +54,12 @@ def cosine_excess(perturbations: Tensor, others: Tensor, *, allowed: float) -> T
     return (cosines.abs() - allowed).clamp(min=0).sum(dim=1)
 
 
+def lead_over(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the best other class leads over `labels` `(B,)`, in logits, `(B,)`."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
+
+
 def logit_margin(logits: Tensor, labels: Tensor, *, clip: float = MARGIN_CLIP) -> Tensor:
     """`min(max_{j != label} z_j - z_label, clip)`, `(B,)`; the loss of DF-UAP.
 
@@ -62,16 +68,13 @@ def logit_margin(logits: Tensor, labels: Tensor, *, clip: float = MARGIN_CLIP) -
         labels: `(B,)` int64, the labels to get away from.
         clip: pictures beyond this margin no longer pull.
     """
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    rest = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    return (rest - own).clamp(max=clip)
+    return lead_over(logits, labels).clamp(max=clip)
 
 
 def margin_of_class(logits: Tensor, target_class: int, *, clip: float = MARGIN_CLIP) -> Tensor:
     """`min(z_target - max_{j != target} z_j, clip)`, `(B,)`: the targeted form of DF-UAP."""
-    own = logits[:, target_class]
-    others = [index for index in range(logits.shape[1]) if index != target_class]
-    return (own - logits[:, others].amax(dim=1)).clamp(max=clip)
+    wanted = torch.full((len(logits),), target_class, device=logits.device)
+    return (-lead_over(logits, wanted)).clamp(max=clip)
 
 
 def logit_cosine(logits: Tensor, clean_logits: Tensor) -> Tensor:
