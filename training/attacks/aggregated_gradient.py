@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.engine import OnStep, Schedule, Until
+from training.attacks.engine import OnStep, Schedule, Until, climb, update_rule
 from training.attacks.fooling import Classifier
 from training.attacks.job import AttackJob, Method
 from training.attacks.losses import LossName
@@ -74,20 +74,28 @@ def aggregated_gradient_uap(
     if start is None:
         start = random_start(pictures.shape, norm, epsilon, generator=generator)
     batch_size = inner_batch or max(1, batch_for(pictures.shape, 4 * INNER_BATCH) // 4)
-    perturbation = start.to(pictures.device, copy=True)
-    for step in range(schedule.steps):
+
+    def gradient_at(perturbations: Tensor, step: int) -> Tensor:
         positions = torch.randint(len(pictures), (inner_steps, batch_size), generator=generator)
-        size = schedule.size(step, epsilon)
-        gradient = aggregated_gradient(
-            objective, pictures, positions, perturbation, norm=norm, epsilon=epsilon, size=size
-        )
-        moved = perturbation + size * steepest_direction(gradient, norm)
-        perturbation = project(moved, norm, epsilon)
-        if on_step is not None:
-            on_step(step + 1, schedule.steps)
-        if until is not None and until(perturbation[None]):
-            break
-    return perturbation
+        return aggregated_gradient(
+            objective,
+            pictures,
+            positions,
+            perturbations.detach()[0],
+            norm=norm,
+            epsilon=epsilon,
+            size=schedule.size(step, epsilon),
+        )[None]
+
+    perturbations = climb(
+        gradient_at,
+        start[None].to(pictures.device),
+        update=update_rule("sign-pgd", norm=norm, epsilon=epsilon, schedule=schedule),
+        steps=schedule.steps,
+        until=until,
+        on_step=on_step,
+    )
+    return perturbations[0]
 
 
 def aggregated_gradient(
@@ -132,7 +140,7 @@ def _craft(job: AttackJob) -> Tensor:
         target_class=job.target_class,
         start=job.start,
         loss=job.loss or "cross_entropy",
-        schedule=Schedule(steps=job.steps or STEPS),
+        schedule=Schedule(steps=STEPS if job.steps is None else job.steps),
         on_step=job.on_step,
     )
 

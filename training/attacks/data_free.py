@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.engine import OnStep, Schedule, update_rule
+from training.attacks.engine import OnStep, Schedule, climb, update_rule
 from training.attacks.fooling import Classifier
 from training.attacks.job import AttackJob, Method
 from training.attacks.layers import recorded_outputs
@@ -75,17 +75,13 @@ def data_free_uap(
     update = update_rule("sign-pgd", norm=norm, epsilon=epsilon, schedule=Schedule(steps=steps))
     if start is None:
         start = random_start(shape, norm, epsilon, generator=generator)
-    perturbation = start.to(device, copy=True)
-    for step in range(steps):
-        inputs = _inputs(prior, shape[0], generator).to(perturbation.device)
-        leaf = perturbation.requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            activation_energy(classifier, layers, perturb(inputs, leaf)), leaf
-        )
-        perturbation = update(perturbation.detach(), gradient, step)
-        if on_step is not None:
-            on_step(step + 1, steps)
-    return perturbation
+
+    def gradient_at(leaf: Tensor, _: int) -> Tensor:
+        inputs = _inputs(prior, shape[0], generator).to(leaf.device)
+        energy = activation_energy(classifier, layers, perturb(inputs, leaf))
+        return torch.autograd.grad(energy, leaf)[0]
+
+    return climb(gradient_at, start.to(device), update=update, steps=steps, on_step=on_step)
 
 
 def activation_energy(

@@ -17,6 +17,7 @@ OnStep = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 Until = Callable[[Tensor], bool]
 """Asked about the perturbations after every step; true ends the attack."""
+GradientAt = Callable[[Tensor, int], Tensor]
 Update = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -112,15 +113,41 @@ def ascend(
     Returns:
         `(P, C, H, W)` on the device of the pictures.
     """
-    perturbations = start.to(pictures.device, copy=True)
-    for step in range(steps):
+
+    def gradient_at(leaf: Tensor, _: int) -> Tensor:
         positions = torch.randint(len(pictures), (batch_size,), generator=generator)
-        images = pictures.batch(positions)
-        leaf = perturbations.requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(images, positions, leaf).sum(), leaf)
-        perturbations = update(perturbations.detach(), gradient, step)
+        value = objective(pictures.batch(positions), positions, leaf).sum()
+        return torch.autograd.grad(value, leaf)[0]
+
+    begin = start.to(pictures.device)
+    return climb(gradient_at, begin, update=update, steps=steps, until=until, on_step=on_step)
+
+
+def climb(
+    gradient_at: GradientAt,
+    start: Tensor,
+    *,
+    update: Update,
+    steps: int,
+    until: Until | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Take `steps` steps from `start`, each along the gradient where the last one ended.
+
+    Args:
+        gradient_at: the gradient at perturbations, which it may differentiate by, at a step.
+        start: `(..., C, H, W)`, where the gradients are computed.
+        update: turns perturbations, gradient and step into the next perturbations.
+        steps: how many.
+        until: asked about the perturbations after every step; true ends the walk.
+        on_step: told of every step.
+    """
+    perturbations = start.detach()
+    for step in range(steps):
+        gradient = gradient_at(perturbations.detach().requires_grad_(), step)
+        perturbations = update(perturbations, gradient, step)
         if on_step is not None:
             on_step(step + 1, steps)
         if until is not None and until(perturbations):
             break
-    return perturbations.detach()
+    return perturbations
