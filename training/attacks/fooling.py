@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import perturb
 from training.datasets import Pictures, batch_for, batches
 
@@ -27,6 +28,16 @@ def predict(
         seen = images if perturbation is None else perturb(images, perturbation)
         answers.append(classifier(seen).argmax(dim=1))
     return torch.cat(answers).cpu()
+
+
+def check_class(target_class: int, classes: int) -> None:
+    """Refuse a class to send pictures to that is none of the classifier's.
+
+    Raises:
+        InvalidArgumentError: not in 0..classes-1.
+    """
+    if not 0 <= target_class < classes:
+        raise InvalidArgumentError(f"target_class is {target_class}; expected 0 to {classes - 1}.")
 
 
 def fooling_rate(clean_predictions: Tensor, perturbed_predictions: Tensor) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.fooling import Classifier, predict
+from training.attacks.fooling import Classifier, check_class, predict
 from training.attacks.losses import (
     LossName,
     clipped_cross_entropy,
@@ -87,10 +87,7 @@ def _check(target_classes: Sequence[int | None], loss: str, classes: int) -> Non
     for target_class in target_classes:
         if target_class is None:
             continue
-        if not 0 <= target_class < classes:
-            raise InvalidArgumentError(
-                f"target_class is {target_class}; expected 0 to {classes - 1}."
-            )
+        check_class(target_class, classes)
         if loss == "logit_cosine":
             raise InvalidArgumentError(
                 "logit_cosine drives pictures away from their clean logits and knows no target "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import InvalidArgumentError
-from training.attacks.fooling import Classifier, predict
+from training.attacks.fooling import Classifier, check_class, predict
 from training.datasets import Pictures, Subset, held_in_memory
 
 SAMPLE: Final = 200
@@ -40,9 +40,8 @@ def best_of(
     Raises:
         InvalidArgumentError: no candidates, or a class that does not exist.
     """
-    classes = len(pictures.class_names)
-    if target_class is not None and not 0 <= target_class < classes:
-        raise InvalidArgumentError(f"target_class is {target_class}; expected 0 to {classes - 1}.")
+    if target_class is not None:
+        check_class(target_class, len(pictures.class_names))
     chosen = torch.randperm(len(pictures), generator=generator)[:sample]
     asked = held_in_memory(Subset(pictures, chosen), device=pictures.device)
     clean = predict(classifier, asked)

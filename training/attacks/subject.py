@@ -9,7 +9,7 @@ from torch import Tensor
 from prn_guard.errors import DataError
 from prn_guard.nn.target import Target
 from training.attacks.fooling import Classifier, predict
-from training.datasets import Pictures, Subset, digest_of, held_in_memory
+from training.datasets import Pictures, Subset, digest_of, evenly_spaced, held_in_memory
 from training.randomness import generator_for
 
 CRAFTING_PICTURES: Final = 5000
@@ -77,8 +77,7 @@ def parted(
         judging = Subset(pictures, order[len(crafting) :][:JUDGING_PICTURES])
     else:
         crafting = order[:CRAFTING_PICTURES]
-        chosen = torch.arange(min(JUDGING_PICTURES, len(others)))
-        judging = Subset(others, chosen * len(others) // len(chosen))
+        judging = evenly_spaced(others, JUDGING_PICTURES)
     return (
         held_in_memory(Subset(pictures, crafting), device=device),
         held_in_memory(judging, device=device),

@@ -224,13 +224,12 @@ def _draw_survey(subject: "Subject", out: Path, *, norm: "Norm", epsilon: float,
     import torch
 
     from training.checkpoint import load_tensors
-    from training.datasets import Subset
+    from training.datasets import evenly_spaced
     from training.evaluation.perturbation_pictures import show_perturbations
     from training.evaluation.survey import PERTURBATIONS
 
     made, _ = load_tensors(out / PERTURBATIONS)
-    count = min(DRAWN_PICTURES, len(subject.judging))
-    some = Subset(subject.judging, torch.arange(count) * len(subject.judging) // count)
+    some = evenly_spaced(subject.judging, DRAWN_PICTURES)
     stack = torch.stack(list(made.values()))
     show_perturbations(
         subject.deployed, some, stack, list(made), out, norm=norm, epsilon=epsilon, seed=seed

@@ -5,7 +5,14 @@ from training.datasets.idx import Split
 from training.datasets.loading import load_pictures
 from training.datasets.memory import batch_for, held_in_memory
 from training.datasets.picture_files import FilePictures
-from training.datasets.pictures import ArrayPictures, Pictures, Subset, batches
+from training.datasets.pictures import (
+    ArrayPictures,
+    Pictures,
+    Subset,
+    batches,
+    even_positions,
+    evenly_spaced,
+)
 
 __all__ = [
     "ArrayPictures",
@@ -17,6 +24,8 @@ __all__ = [
     "batches",
     "check_same_classes",
     "digest_of",
+    "even_positions",
+    "evenly_spaced",
     "held_in_memory",
     "load_pictures",
 ]

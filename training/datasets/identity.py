@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from prn_guard.errors import DataError
-from training.datasets.pictures import Pictures
+from training.datasets.pictures import Pictures, even_positions
 
 SAMPLED: Final = 64
 
@@ -17,8 +17,7 @@ def digest_of(pictures: Pictures) -> str:
     It tells sets apart that have the same name and size, without reading all of them.
     """
     digest = hashlib.sha256(pictures.labels.numpy().tobytes())
-    count = min(SAMPLED, len(pictures))
-    images = pictures.batch(torch.arange(count) * len(pictures) // count)
+    images = pictures.batch(even_positions(len(pictures), SAMPLED))
     digest.update((images * 255).round().to(torch.uint8).cpu().numpy().tobytes())
     return f"{len(pictures)} of digest {digest.hexdigest()[:16]}"
 

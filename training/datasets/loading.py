@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from prn_guard.errors import DataError, InvalidArgumentError
@@ -14,7 +13,7 @@ from training.datasets.fitting import Fitting, Shape
 from training.datasets.folders import read_class_folder
 from training.datasets.idx import PREFIXES, Split, has_idx_files, read_idx_split
 from training.datasets.picture_files import FilePictures, PictureFile
-from training.datasets.pictures import ArrayPictures, Pictures, Subset
+from training.datasets.pictures import ArrayPictures, Pictures, evenly_spaced
 from training.datasets.tars import read_labelled_tar
 
 FASHION_MNIST: Final = "fashion-mnist"
@@ -72,7 +71,7 @@ def load_pictures(
         pictures = FilePictures(files, labels, names, size=size, resize=resize)
     if limit is None or limit >= len(pictures):
         return pictures
-    return Subset(pictures, torch.arange(limit) * len(pictures) // limit)
+    return evenly_spaced(pictures, limit)
 
 
 def _find_arrays(

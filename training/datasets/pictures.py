@@ -165,6 +165,17 @@ class Subset:
         return self._pictures.batch(self._indices[indices], crops=crops)
 
 
+def even_positions(count: int, most: int) -> Tensor:
+    """At most `most` positions `(min(count, most),)` int64 in 0..count-1, evenly spaced."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // chosen
+
+
+def evenly_spaced(pictures: Pictures, most: int) -> Subset:
+    """At most `most` of the pictures, evenly spaced over the set."""
+    return Subset(pictures, even_positions(len(pictures), most))
+
+
 def batches(pictures: Pictures, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Read all pictures in order, cut at the centre.
 

@@ -30,6 +30,7 @@ from training.datasets import (
     Subset,
     check_same_classes,
     digest_of,
+    evenly_spaced,
     held_in_memory,
 )
 from training.datasets.fitting import Shape
@@ -255,8 +256,7 @@ def _curve(
     The adaptive ones go through the surrogate, and begin at the start, that hurt the guard most
     at its own epsilon.
     """
-    positions = torch.arange(min(CURVE_PICTURES, len(test))) * len(test)
-    some = Subset(test, positions // min(CURVE_PICTURES, len(test)))
+    some = evenly_spaced(test, CURVE_PICTURES)
     clean = answers(guarded, some)
     rows = []
     for scale in CURVE_SCALES:

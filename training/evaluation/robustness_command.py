@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from training.attacks.per_image import PER_IMAGE_ATTACKS, per_image
 from training.attacks.reference_library import library
 from training.attacks.registry import method as universal_method
 from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures, Subset, digest_of
+from training.datasets import Pictures, digest_of, evenly_spaced
 from training.evaluation.evaluate import hardware
 from training.evaluation.metrics import proportion
 from training.evaluation.per_image_accuracy import accuracy_under, reference_ball
@@ -122,12 +121,6 @@ def measure_robustness(
     )  # fmt: skip
     results.part("setting", partial(_setting, judging))
     return results.content
-
-
-def evenly_spaced(pictures: Pictures, count: int) -> Pictures:
-    """At most `count` of `pictures`."""
-    count = min(count, len(pictures))
-    return Subset(pictures, torch.arange(count) * len(pictures) // count)
 
 
 @final

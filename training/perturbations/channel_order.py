@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prn_guard.errors import DataError
 from training.attacks.fooling import Classifier, predict
-from training.datasets import Pictures, Subset
+from training.datasets import Pictures, even_positions, evenly_spaced
 
 PICTURES: Final = 1000
 MEMBERS: Final = 4
@@ -41,11 +41,11 @@ def check_channel_order(classifier: Classifier, pictures: Pictures, perturbation
     """
     if perturbations.shape[1] != 3:
         return
-    some = Subset(pictures, _evenly(len(pictures), PICTURES))
+    some = evenly_spaced(pictures, PICTURES)
     clean = predict(classifier, some)
     given = torch.zeros(len(some), dtype=torch.float64)
     reversed_too = torch.zeros_like(given)
-    members = perturbations[_evenly(len(perturbations), MEMBERS)]
+    members = perturbations[even_positions(len(perturbations), MEMBERS)]
     for one in members:
         given += (predict(classifier, some, one) != clean) / len(members)
         reversed_too += (predict(classifier, some, one.flip(0)) != clean) / len(members)
@@ -58,8 +58,3 @@ def check_channel_order(classifier: Classifier, pictures: Pictures, perturbation
             "channels reversed. State --perturbation-order bgr; or rgb, if they are RGB "
             "indeed."
         )
-
-
-def _evenly(count: int, most: int) -> Tensor:
-    some = min(count, most)
-    return torch.arange(some) * count // some

@@ -10,10 +10,11 @@ import torch
 from prn_guard.errors import ArtifactError, InvalidArgumentError
 from tests.training.small import SHAPE, VALUES, everything, pictures, trained_target
 from training.attacks.per_image import PER_IMAGE_ATTACKS, per_image_attack
+from training.datasets import evenly_spaced
 from training.evaluation import robustness_command, universal_robustness
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.per_image_accuracy import L0_SHARE, accuracy_under, reference_ball
-from training.evaluation.robustness_command import evenly_spaced, measure_robustness
+from training.evaluation.robustness_command import measure_robustness
 
 CRAFTING, JUDGING = pictures(60, seed=2), pictures(80, seed=3)
 
