@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from prn_guard.files import write_whole
 
 MODULE: Final = "module."
 OPTIMIZER: Final = "optimizer."
+KEPT: Final = "kept."
 
 
 def check_suffix(path: Path) -> None:
@@ -73,10 +75,40 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Where an interrupted training stood."""
+
+    done: int = 0
+    """Steps."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors beyond weights and moments, on the CPU."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
 def save_training(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, done: int
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    done: int,
+    kept: Mapping[str, Tensor] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the exact state of a training after `done` of its steps, whole or not at all."""
+    """Write the exact state of a training after `done` of its steps, whole or not at all.
+
+    Args:
+        path: safetensors file.
+        module: whose weights and buffers to write.
+        optimizer: whose moments to write.
+        done: steps.
+        kept: other tensors that the next step depends on.
+        facts: JSON values that belong to them.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
     weights = {f"{MODULE}{name}": value for name, value in module.state_dict().items()}
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
     moments = {
@@ -84,30 +116,36 @@ def save_training(
         for index, named in state.items()
         for name, value in named.items()
     }
-    save_tensors(path, {**weights, **moments}, {"done": done})
+    others = {f"{KEPT}{name}": value for name, value in (kept or {}).items()}
+    save_tensors(path, {**weights, **moments, **others}, {"done": done, "facts": dict(facts or {})})
 
 
-def resume_training(path: Path | None, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Go back to the state that `save_training` wrote; returns the steps done, 0 without a file.
+def resume_training(
+    path: Path | None, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> Resumed:
+    """Go back to the state that `save_training` wrote; without a file, to none.
 
     Raises:
         ArtifactError: the file is damaged or belongs to another architecture.
     """
     if path is None or not path.exists():
-        return 0
+        return Resumed()
     tensors, metadata = load_tensors(path)
     state: dict[int, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
     try:
         for key, value in tensors.items():
             if key.startswith(MODULE):
                 weights[key.removeprefix(MODULE)] = value
+            elif key.startswith(KEPT):
+                kept[key.removeprefix(KEPT)] = value
             else:
                 index, name = key.removeprefix(OPTIMIZER).split(".")
                 state.setdefault(int(index), {})[name] = value
         module.load_state_dict(weights)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return int(metadata["done"])
+        return Resumed(done=int(metadata["done"]), kept=kept, facts=dict(metadata["facts"]))
     except (RuntimeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{path} belongs to another training: {error}. Delete it to begin anew."

@@ -1,6 +1,6 @@
 """The loop that gradient-based universal attacks share: draw, differentiate, step, project."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,30 +56,46 @@ class Schedule:
         return first * epsilon * decay**step
 
 
-def update_rule(rule: Rule, *, norm: Norm, epsilon: float, schedule: Schedule) -> Update:
+def update_rule(
+    rule: Rule,
+    *,
+    norm: Norm,
+    epsilon: float,
+    schedule: Schedule,
+    moments: MutableMapping[str, Tensor] | None = None,
+) -> Update:
     """The function that turns `(perturbations, gradient, step)` into the next perturbations.
 
-    Each of the perturbations `(P, C, H, W)` moves by itself. `sign-pgd` steps along the steepest
+    Each of the perturbations `(..., C, H, W)` moves by itself. `sign-pgd` steps along the steepest
     direction of the norm; `sgd` and `momentum` along the gradient itself, scaled so that its
     largest value has the length of the step; `adam` along bias-corrected moments (0.9, 0.999).
+
+    Args:
+        rule: which of them.
+        norm: of the ball.
+        epsilon: its radius.
+        schedule: sizes of the steps.
+        moments: where `momentum` and `adam` keep theirs, as "first moment" and "second moment";
+            None keeps them with the function.
+
+    Raises:
+        InvalidArgumentError: an unknown rule.
     """
-    first: list[Tensor] = []
-    second: list[Tensor] = []
+    kept: MutableMapping[str, Tensor] = {} if moments is None else moments
 
     def direction(gradient: Tensor, step: int) -> Tensor:
         if rule == "sign-pgd":
             return steepest_direction(gradient, norm)
         if rule == "sgd":
             return gradient / largest_value(gradient)
-        if not first:
-            first.append(torch.zeros_like(gradient))
-            second.append(torch.zeros_like(gradient))
-        first[0].mul_(0.9).add_(gradient, alpha=0.1)
+        first = kept.setdefault("first moment", torch.zeros_like(gradient))
+        first.mul_(0.9).add_(gradient, alpha=0.1)
         if rule == "momentum":
-            return first[0] / largest_value(first[0])
-        second[0].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        mean = first[0] / (1 - 0.9 ** (step + 1))
-        deviation = (second[0] / (1 - 0.999 ** (step + 1))).sqrt()
+            return first / largest_value(first)
+        second = kept.setdefault("second moment", torch.zeros_like(gradient))
+        second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        mean = first / (1 - 0.9 ** (step + 1))
+        deviation = (second / (1 - 0.999 ** (step + 1))).sqrt()
         return mean / (deviation + 1e-12)
 
     def update(perturbations: Tensor, gradient: Tensor, step: int) -> Tensor:

@@ -62,7 +62,7 @@ def train_lenet(
         weight_decay=WEIGHT_DECAY,
     )
     state = out.with_name(f"{out.stem}.seed-{seed}.state.safetensors")
-    first = resume_training(state, target.classifier, optimizer)
+    first = resume_training(state, target.classifier, optimizer).done
     with tracked("Training LeNet") as track:
         for epoch in range(first, EPOCHS):
             generator = generator_for(seed, "lenet", epoch)

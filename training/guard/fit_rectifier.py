@@ -88,7 +88,7 @@ def fit_rectifier(
     )
     per_epoch = max(1, len(pictures) // recipe.batch_size)
     iterations = max(1, round(recipe.epochs * per_epoch))
-    begin = resume_training(checkpoint, rectifier, optimizer)
+    begin = resume_training(checkpoint, rectifier, optimizer).done
     rectifier.train()
     running = 0.0
     for iteration in range(begin, iterations):

@@ -1,0 +1,61 @@
+"""What every hardening method is asked, and how a method says what it can do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from training.attacks.norms import Norm
+from training.hardening.recipe import Recipe
+from training.hardening.trainer import Trainer
+
+Rule = Literal["fgsm", "sgd", "adam"]
+Option = Literal[
+    "weight", "projections", "adversarial_share", "rule", "sharedness", "sigma", "attack_steps"
+]
+"""The fields of a job that not every method has a use for."""
+OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardeningJob:
+    """A training, and what the method is to do in it; None takes the method's default.
+
+    Args:
+        trainer: network, pictures and recipe.
+        norm: of the ball that perturbations of the training stay in.
+        epsilon: its radius on [0, 1] pixels.
+        weight: of the penalty, lambda.
+        projections: random directions per picture; 0 takes every class, which is exact.
+        adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+        rule: how a universal perturbation ascends.
+        sharedness: pictures that share one perturbation, s.
+        sigma: weight of the adversarial part of the loss.
+        attack_steps: of the inner attack.
+    """
+
+    trainer: Trainer
+    norm: Norm
+    epsilon: float
+    weight: float | None = None
+    projections: int | None = None
+    adversarial_share: float | None = None
+    rule: Rule | None = None
+    sharedness: int | None = None
+    sigma: float | None = None
+    attack_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to harden."""
+
+    summary: str
+    """One line for a list of methods."""
+    harden: Callable[[HardeningJob], None]
+    """Trains the job's network in place."""
+    recipe: Recipe
+    """Rates and lengths by default."""
+    source: str
+    """Where the recipe is from."""
+    takes: frozenset[Option] = frozenset()
+    """The options that have a meaning for it; others are refused."""

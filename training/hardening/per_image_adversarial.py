@@ -1,0 +1,125 @@
+"""Per-image adversarial training, a comparator: FGSM or PGD examples instead of clean pictures.
+
+Sources: Goodfellow, Shlens, Szegedy 2015 (FGSM; equation 16 of Jakubovitz and Giryes 2018); Madry
+et al. 2018 (PGD), a row of the UAT paper's table 1, with 7 steps.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prn_guard.errors import InvalidArgumentError
+from prn_guard.nn.target import Target
+from training.attacks.norms import Norm, perturb, steepest_direction
+from training.hardening.heaps import heap_perturbations
+from training.hardening.job import HardeningJob, Method
+from training.hardening.recipe import Recipe
+from training.hardening.trainer import Trainer
+
+PGD_STEPS = 7
+PGD_TRAVEL = 2.5
+"""All steps together, in epsilons, as Madry et al. take them: any place in the ball is in reach."""
+
+
+def adversarial_training(
+    trainer: Trainer,
+    *,
+    attack: Literal["fgsm", "pgd"],
+    norm: Norm,
+    epsilon: float,
+    attack_steps: int = PGD_STEPS,
+    adversarial_share: float = 1.0,
+) -> None:
+    """Minimise the cross-entropy on adversarial examples of the network as it is.
+
+    Args:
+        trainer: network, pictures and recipe.
+        attack: one step of length epsilon, or projected gradient descent.
+        norm: of the ball.
+        epsilon: its radius on [0, 1] pixels.
+        attack_steps: of PGD.
+        adversarial_share: share of each mini-batch that is replaced.
+    """
+    count = _share_of(trainer.recipe.batch_size // trainer.processes.count, adversarial_share)
+    for images, labels in trainer.minibatches():
+        if attack == "fgsm":
+            seen = with_adversarial_share(
+                trainer, images, labels, share=adversarial_share, norm=norm, epsilon=epsilon
+            )
+        else:
+            chosen = images[:count]
+            with trainer.as_deployed() as network:
+                perturbations = heap_perturbations(
+                    partial(_losses, network),
+                    chosen,
+                    labels[:count],
+                    sharedness=1,
+                    norm=norm,
+                    epsilon=epsilon,
+                    steps=attack_steps,
+                    step_size=PGD_TRAVEL * epsilon / attack_steps,
+                    generator=trainer.generator("inner attack"),
+                )
+            seen = torch.cat([perturb(chosen, perturbations), images[count:]])
+        trainer.descend(F.cross_entropy(trainer.logits(seen), labels))
+
+
+def _losses(network: Target, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(network(images), labels, reduction="none")
+
+
+def with_adversarial_share(
+    trainer: Trainer, images: Tensor, labels: Tensor, *, share: float, norm: Norm, epsilon: float
+) -> Tensor:
+    """`images` themselves where `share` is 0; else the first of them are replaced by FGSM examples.
+
+    Returns:
+        `(B, C, H, W)` in [0, 1].
+
+    Raises:
+        InvalidArgumentError: `share` is not in [0, 1].
+    """
+    count = _share_of(len(images), share)
+    if count == 0:
+        return images
+    with trainer.as_deployed() as network:
+        watched = images[:count].detach().requires_grad_()
+        loss = F.cross_entropy(network(watched), labels[:count], reduction="sum")
+        gradient = torch.autograd.grad(loss, watched)[0]
+    examples = perturb(images[:count], epsilon * steepest_direction(gradient, norm))
+    return torch.cat([examples, images[count:]])
+
+
+def _share_of(pictures: int, share: float) -> int:
+    if not 0 <= share <= 1:
+        raise InvalidArgumentError(f"adversarial_share is {share}; expected between 0 and 1.")
+    return round(share * pictures)
+
+
+def _by(attack: Literal["fgsm", "pgd"], summary: str) -> Method:
+    def harden(job: HardeningJob) -> None:
+        adversarial_training(
+            job.trainer,
+            attack=attack,
+            norm=job.norm,
+            epsilon=job.epsilon,
+            attack_steps=PGD_STEPS if job.attack_steps is None else job.attack_steps,
+            adversarial_share=1.0 if job.adversarial_share is None else job.adversarial_share,
+        )
+
+    return Method(
+        summary=summary,
+        harden=harden,
+        recipe=Recipe(epochs=20, batch_size=128, learning_rate=0.01, drops=(0.5, 0.75)),
+        source="as the UAT paper, section 4, from a tenth of its first rate",
+        takes=frozenset({"adversarial_share"})
+        if attack == "fgsm"
+        else frozenset({"adversarial_share", "attack_steps"}),
+    )
+
+
+FGSM = _by("fgsm", "per-image adversarial training by FGSM, a comparator")
+PGD = _by("pgd", "per-image adversarial training by PGD, a comparator")

@@ -1,0 +1,82 @@
+"""Training by several processes at once, as `torchrun` starts them; one alone is the usual case.
+
+Gradients are averaged by hand instead of by `DistributedDataParallel`: that one hooks into a
+single backward pass through its own forward pass, and Jacobian penalties differentiate twice,
+universal perturbations with respect to the input.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, distributed
+
+from prn_guard.errors import InvalidArgumentError
+
+
+@final
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together.
+
+    Args:
+        rank: number of this one; that of rank 0 writes files and reports.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and reports."""
+        return self.rank == 0
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse mini-batches that cannot be shared out evenly.
+
+        Raises:
+            InvalidArgumentError: `batch_size` is no multiple of the number of processes.
+        """
+        if batch_size % self.count:
+            raise InvalidArgumentError(
+                f"Mini-batches of {batch_size} cannot be shared out evenly among {self.count} "
+                f"processes; give a --batch-size that is a multiple of {self.count}."
+            )
+
+    def own(self, batch: Tensor) -> Tensor:
+        """This process's run of consecutive entries of a whole mini-batch `(B, ...)`."""
+        share = len(batch) // self.count
+        return batch[self.rank * share : (self.rank + 1) * share]
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes, in place."""
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+            tensor.div_(self.count)
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Processes]:
+    """The processes that `torchrun` started, connected while the block runs; else this one."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), count)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,64 @@
+"""Every hardening method by name: to add one, write its file and name its `Method` here."""
+
+from typing import Final
+
+from prn_guard.errors import InvalidArgumentError
+from training.attacks.norms import check_ball
+from training.hardening import (
+    cross_lipschitz,
+    input_gradient,
+    jacobian,
+    jacobian_post_processing,
+    low_cost_universal_adversarial,
+    per_image_adversarial,
+    plain,
+    shared_adversarial,
+    universal_adversarial,
+)
+from training.hardening.job import OPTIONS, HardeningJob, Method
+
+METHODS: Final[dict[str, Method]] = {
+    "plain": plain.PLAIN,
+    "jacobian": jacobian.JACOBIAN,
+    "jacobian-post": jacobian_post_processing.JACOBIAN_POST_PROCESSING,
+    "input-gradient": input_gradient.INPUT_GRADIENT,
+    "cross-lipschitz": cross_lipschitz.CROSS_LIPSCHITZ,
+    "fgsm": per_image_adversarial.FGSM,
+    "pgd": per_image_adversarial.PGD,
+    "uat": universal_adversarial.UNIVERSAL_ADVERSARIAL,
+    "uat-low-cost": low_cost_universal_adversarial.LOW_COST_UNIVERSAL_ADVERSARIAL,
+    "shared": shared_adversarial.SHARED_ADVERSARIAL,
+}
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InvalidArgumentError: no method has that name.
+    """
+    if name not in METHODS:
+        raise InvalidArgumentError(
+            f"There is no hardening method {name!r}; choose one of: {', '.join(METHODS)}."
+        )
+    return METHODS[name]
+
+
+def harden(name: str, job: HardeningJob) -> None:
+    """Train the network of `job` in place by the method of that name.
+
+    Raises:
+        InvalidArgumentError: no method has that name, it has no use for an option that was given,
+            or the options make no sense.
+        DataError: the loss stops being finite.
+    """
+    chosen = method(name)
+    check_ball(job.norm, job.epsilon, job.trainer.pictures.shape)
+    for option in OPTIONS:
+        if getattr(job, option) is not None and option not in chosen.takes:
+            taken_by = [other for other, one in METHODS.items() if option in one.takes]
+            raise InvalidArgumentError(
+                f"{name} has no use for {option}: leave it out, or choose one of: "
+                f"{', '.join(taken_by)}."
+            )
+    chosen.harden(job)
