@@ -28,8 +28,8 @@ from training.attacks.engine import Schedule
 from training.attacks.norms import Norm
 from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import held_in_memory, load_pictures
-from training.evaluation.evaluate import hardware
 from training.perturbations.command import BankRequest, make_bank
+from training.setting import hardware
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "attack_banks.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"

@@ -25,8 +25,8 @@ from training.attacks.engine import Schedule
 from training.attacks.iterative_deepfool import iterative_deepfool_uap
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import Subset, load_pictures
-from training.evaluation.evaluate import hardware
 from training.randomness import generator_for
+from training.setting import hardware
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "attack_memory.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"

@@ -35,8 +35,8 @@ from training.attacks.iterative_deepfool import iterative_deepfool_uap
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.attacks.subject import for_attacks
 from training.datasets import Pictures, Subset, held_in_memory, load_pictures
-from training.evaluation.evaluate import hardware
 from training.randomness import generator_for
+from training.setting import hardware
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "attack_speed.json"
 PAGE: Final = ROOT / "docs" / "attacks.md"

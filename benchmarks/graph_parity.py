@@ -45,8 +45,8 @@ from prn_guard.files import read_json, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.preparation import to_tensor
 from training.datasets import Pictures
-from training.evaluation.evaluate import hardware
 from training.guard.fit_detector import conformal_threshold
+from training.setting import hardware
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "graph_parity.json"

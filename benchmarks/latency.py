@@ -38,8 +38,8 @@ from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import Target
 from prn_guard.preparation import to_tensor
 from prn_guard.session import Device, load_graph
-from training.evaluation.evaluate import hardware
 from training.progress import tracked
+from training.setting import hardware
 from training.targets import InputOptions, load_target
 from training.targets.onnx_files import OnnxClassifier
 

@@ -14,9 +14,9 @@ from prn_guard.nn.rectifier import RectifierSpec
 from tests.training.small import NAMES, SHAPE, pictures, trained_target
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
-from training.datasets import ArrayPictures, load_pictures
+from training.datasets import ArrayPictures, NamedPictures, load_pictures
 from training.guard import fit as fitting
-from training.guard.request import FitOptions, FitRequest, NamedPictures
+from training.guard.request import FitOptions, FitRequest
 from training.perturbations.bank import BankCriteria
 from training.targets import load_target, save_target_state
 

@@ -47,8 +47,9 @@ def fit(
 ) -> None:
     """Fit a guard: craft perturbations, train the rectifier, fit the detector."""
     bound = console.parse_epsilon(epsilon, norm=norm)
+    from training.datasets import NamedPictures
     from training.guard.fit import fit as fit_guard
-    from training.guard.request import FitOptions, FitRequest, NamedPictures
+    from training.guard.request import FitOptions, FitRequest
 
     loaded = loading.target(target)
     shape, classes = loaded.target.spec.shape, loaded.class_count

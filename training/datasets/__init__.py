@@ -1,6 +1,6 @@
 """Labelled pictures for training and evaluation: Fashion-MNIST, idx files, folders and tars."""
 
-from training.datasets.identity import check_same_classes, digest_of
+from training.datasets.identity import NamedPictures, check_same_classes, digest_of
 from training.datasets.idx import Split
 from training.datasets.loading import load_pictures
 from training.datasets.memory import batch_for, held_in_memory
@@ -17,6 +17,7 @@ from training.datasets.pictures import (
 __all__ = [
     "ArrayPictures",
     "FilePictures",
+    "NamedPictures",
     "Pictures",
     "Split",
     "Subset",

@@ -1,7 +1,8 @@
 """Telling sets of pictures apart, and whether two of them speak of the same classes."""
 
 import hashlib
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, final
 
 import torch
 
@@ -9,6 +10,15 @@ from prn_guard.errors import DataError
 from training.datasets.pictures import Pictures, even_positions
 
 SAMPLED: Final = 64
+
+
+@final
+@dataclass(frozen=True)
+class NamedPictures:
+    """Pictures and how the user named them."""
+
+    spec: str
+    pictures: Pictures
 
 
 def digest_of(pictures: Pictures) -> str:

@@ -9,8 +9,6 @@ pictures/*.png         the same pictures as a client would send them
 """
 
 import hashlib
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +38,12 @@ from training.evaluation.metrics import proportion, roc_curve
 from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
-from training.guard.fit import versions
 from training.guard.folder import GuardRecord, load_bank, load_guard
 from training.guard.pictures import recorded_pictures
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
 from training.randomness import generator_for
+from training.setting import hardware, versions
 
 METRICS = "metrics.json"
 ADAPTIVE = "adaptive.safetensors"
@@ -112,19 +110,6 @@ def evaluate_guard(
     write_examples(out, guarded, test, unseen, record.class_names)
     write_json(out / METRICS, metrics)
     return metrics
-
-
-def hardware() -> str:
-    """Processor model and count, as far as the system tells."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{model}, {os.cpu_count()} CPUs"
 
 
 def _request(

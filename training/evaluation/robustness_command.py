@@ -26,14 +26,13 @@ from training.attacks.reference_library import library
 from training.attacks.registry import method as universal_method
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, digest_of, evenly_spaced
-from training.evaluation.evaluate import hardware
 from training.evaluation.metrics import proportion
 from training.evaluation.per_image_accuracy import accuracy_under, reference_ball
 from training.evaluation.robustness import rho_adv
 from training.evaluation.universal_robustness import PROBES, RATE, Probe, universal_robustness
-from training.guard.fit import versions
 from training.progress import tracked
 from training.randomness import generator_for
+from training.setting import hardware, versions
 
 PER_IMAGE_PICTURES: Final = 200
 JSMA_PICTURES: Final = 50

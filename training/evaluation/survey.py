@@ -25,10 +25,9 @@ from training.attacks.objectives import LOSSES
 from training.attacks.registry import METHODS, method
 from training.attacks.subject import Subject
 from training.checkpoint import load_tensors, save_tensors
-from training.evaluation.evaluate import hardware
 from training.evaluation.metrics import wilson_interval
-from training.guard.fit import versions
 from training.resuming import check_same_request
+from training.setting import hardware, versions
 
 RESULT: Final = "survey.json"
 PERTURBATIONS: Final = "perturbations.safetensors"

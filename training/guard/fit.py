@@ -5,7 +5,6 @@ detector, report on the test pictures. Every stage leaves its file, written whol
 begins; a fit that was interrupted goes on where it stopped and ends with the same weights.
 """
 
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import state_digest
-from prn_guard.version import __version__
 from training.attacks.fooling import fooling_rate, predict
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, held_in_memory
@@ -37,6 +35,7 @@ from training.perturbations.search import craft_bank
 from training.perturbations.synthetic import synthesise
 from training.progress import tracked
 from training.randomness import generator_for
+from training.setting import versions
 
 Stage = TypeVar("Stage")
 
@@ -149,15 +148,6 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
         versions=versions(),
         seconds=fitted.seconds,
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {
-        "prn-guard": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def rectifier_spec(request: FitRequest) -> RectifierSpec:

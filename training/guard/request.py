@@ -9,7 +9,7 @@ from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json, write_json
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import Pictures, check_same_classes, digest_of
+from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.guard import folder as layout
 from training.resuming import check_same_request
 from training.targets import LoadedTarget
@@ -47,15 +47,6 @@ class FitOptions:
     limit: int | None = None
     data_folder: str | None = None
     """The last three say how the pictures were loaded, so that evaluation loads them alike."""
-
-
-@final
-@dataclass(frozen=True)
-class NamedPictures:
-    """Pictures and how the user named them."""
-
-    spec: str
-    pictures: Pictures
 
 
 @final

@@ -68,8 +68,8 @@ def _harden(job: HardeningJob) -> None:
         job.trainer,
         norm=job.norm,
         epsilon=job.epsilon,
-        weight=WEIGHT if job.weight is None else job.weight,
-        adversarial_share=job.adversarial_share or 0.0,
+        weight=WEIGHT if job.options.weight is None else job.options.weight,
+        adversarial_share=job.options.adversarial_share or 0.0,
     )
 
 

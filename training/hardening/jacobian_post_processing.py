@@ -57,9 +57,9 @@ def _harden(job: HardeningJob) -> None:
         job.trainer,
         norm=job.norm,
         epsilon=job.epsilon,
-        weight=WEIGHT if job.weight is None else job.weight,
-        projections=PROJECTIONS if job.projections is None else job.projections,
-        adversarial_share=job.adversarial_share or 0.0,
+        weight=WEIGHT if job.options.weight is None else job.options.weight,
+        projections=PROJECTIONS if job.options.projections is None else job.options.projections,
+        adversarial_share=job.options.adversarial_share or 0.0,
     )
 
 

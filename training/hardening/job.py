@@ -12,30 +12,24 @@ Rule = Literal["fgsm", "sgd", "adam"]
 Option = Literal[
     "weight", "projections", "adversarial_share", "rule", "sharedness", "sigma", "attack_steps"
 ]
-"""The fields of a job that not every method has a use for."""
+"""The fields of `MethodOptions`, each of which has a meaning for some methods."""
 OPTIONS: Final[tuple[Option, ...]] = get_args(Option)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardeningJob:
-    """A training, and what the method is to do in it; None takes the method's default.
+class MethodOptions:
+    """What a method may be told; None takes its default.
 
     Args:
-        trainer: network, pictures and recipe.
-        norm: of the ball that perturbations of the training stay in.
-        epsilon: its radius on [0, 1] pixels.
         weight: of the penalty, lambda.
         projections: random directions per picture; 0 takes every class, which is exact.
-        adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+        adversarial_share: share of each mini-batch that is replaced by adversarial examples.
         rule: how a universal perturbation ascends.
         sharedness: pictures that share one perturbation, s.
         sigma: weight of the adversarial part of the loss.
         attack_steps: of the inner attack.
     """
 
-    trainer: Trainer
-    norm: Norm
-    epsilon: float
     weight: float | None = None
     projections: int | None = None
     adversarial_share: float | None = None
@@ -43,6 +37,23 @@ class HardeningJob:
     sharedness: int | None = None
     sigma: float | None = None
     attack_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardeningJob:
+    """A training, and what the method is to do in it.
+
+    Args:
+        trainer: network, pictures and recipe.
+        norm: of the ball that perturbations of the training stay in.
+        epsilon: its radius on [0, 1] pixels.
+        options: of the method.
+    """
+
+    trainer: Trainer
+    norm: Norm
+    epsilon: float
+    options: MethodOptions = MethodOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

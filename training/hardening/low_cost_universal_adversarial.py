@@ -41,7 +41,7 @@ def low_cost_universal_adversarial_training(
 
 def _harden(job: HardeningJob) -> None:
     low_cost_universal_adversarial_training(
-        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.rule or "fgsm"
+        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.options.rule or "fgsm"
     )
 
 

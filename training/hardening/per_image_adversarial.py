@@ -106,8 +106,12 @@ def _by(attack: Literal["fgsm", "pgd"], summary: str) -> Method:
             attack=attack,
             norm=job.norm,
             epsilon=job.epsilon,
-            attack_steps=PGD_STEPS if job.attack_steps is None else job.attack_steps,
-            adversarial_share=1.0 if job.adversarial_share is None else job.adversarial_share,
+            attack_steps=PGD_STEPS
+            if job.options.attack_steps is None
+            else job.options.attack_steps,
+            adversarial_share=1.0
+            if job.options.adversarial_share is None
+            else job.options.adversarial_share,
         )
 
     return Method(

@@ -60,6 +60,16 @@ class Processes:
             distributed.all_reduce(tensor)
             tensor.div_(self.count)
 
+    def leader_says(self, answer: bool) -> bool:
+        """What the leading process answers, in every process."""
+        if self.count == 1:
+            return answer
+        said = torch.tensor([float(answer and self.leads)])
+        if distributed.get_backend() == "nccl":
+            said = said.cuda()
+        distributed.broadcast(said, 0)
+        return bool(said.item())
+
     def wait(self) -> None:
         """Go on when every process has come here."""
         if self.count > 1:

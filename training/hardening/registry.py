@@ -15,7 +15,7 @@ from training.hardening import (
     shared_adversarial,
     universal_adversarial,
 )
-from training.hardening.job import OPTIONS, HardeningJob, Method
+from training.hardening.job import OPTIONS, HardeningJob, Method, MethodOptions
 
 METHODS: Final[dict[str, Method]] = {
     "plain": plain.PLAIN,
@@ -44,6 +44,22 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def check_options(name: str, options: MethodOptions) -> None:
+    """Refuse options that the method of that name has no use for.
+
+    Raises:
+        InvalidArgumentError: no method has that name, or an option is given that is not its own.
+    """
+    chosen = method(name)
+    for option in OPTIONS:
+        if getattr(options, option) is not None and option not in chosen.takes:
+            taken_by = [other for other, one in METHODS.items() if option in one.takes]
+            raise InvalidArgumentError(
+                f"{name} has no use for {option}: leave it out, or choose one of: "
+                f"{', '.join(taken_by)}."
+            )
+
+
 def harden(name: str, job: HardeningJob) -> None:
     """Train the network of `job` in place by the method of that name.
 
@@ -52,13 +68,6 @@ def harden(name: str, job: HardeningJob) -> None:
             or the options make no sense.
         DataError: the loss stops being finite.
     """
-    chosen = method(name)
     check_ball(job.norm, job.epsilon, job.trainer.pictures.shape)
-    for option in OPTIONS:
-        if getattr(job, option) is not None and option not in chosen.takes:
-            taken_by = [other for other, one in METHODS.items() if option in one.takes]
-            raise InvalidArgumentError(
-                f"{name} has no use for {option}: leave it out, or choose one of: "
-                f"{', '.join(taken_by)}."
-            )
-    chosen.harden(job)
+    check_options(name, job.options)
+    method(name).harden(job)

@@ -89,9 +89,9 @@ def _harden(job: HardeningJob) -> None:
         job.trainer,
         norm=job.norm,
         epsilon=job.epsilon,
-        sharedness=SHAREDNESS if job.sharedness is None else job.sharedness,
-        sigma=SIGMA if job.sigma is None else job.sigma,
-        attack_steps=ATTACK_STEPS if job.attack_steps is None else job.attack_steps,
+        sharedness=SHAREDNESS if job.options.sharedness is None else job.options.sharedness,
+        sigma=SIGMA if job.options.sigma is None else job.options.sigma,
+        attack_steps=ATTACK_STEPS if job.options.attack_steps is None else job.options.attack_steps,
     )
 
 

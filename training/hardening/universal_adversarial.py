@@ -85,7 +85,7 @@ def ascended(
 
 def _harden(job: HardeningJob) -> None:
     universal_adversarial_training(
-        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.rule or "fgsm"
+        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.options.rule or "fgsm"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from prn_guard.errors import InvalidArgumentError, StorageError
 from tests.training.small import pictures
 from tests.training.tiny_guard import EPSILON, Workplace
-from training.guard.request import NamedPictures
+from training.datasets import NamedPictures
 
 
 def test_the_fingerprint_names_all_that_the_result_depends_on(work: Workplace) -> None:

@@ -1,0 +1,229 @@
+"""`harden`: from a trained classifier and pictures to a folder with hardened weights.
+
+```
+request.json          what was asked for
+weights.safetensors   the weights of the best epoch: give them to `--weights`
+hardening.json        the record: request, validation after each epoch, figures before and after
+training.svg          accuracy after each epoch
+state/                of a hardening that is under way; removed when it ends
+```
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+
+from prn_guard import console
+from prn_guard.errors import ArtifactError, DataError
+from prn_guard.files import read_json, write_bytes, write_json
+from training.attacks.subject import for_attacks, parted
+from training.checkpoint import load_tensors, save_tensors
+from training.datasets import Pictures, Subset, held_in_memory
+from training.hardening.job import HardeningJob
+from training.hardening.processes import Processes, processes
+from training.hardening.registry import harden as train
+from training.hardening.request import HardeningRequest
+from training.hardening.trainer import Trainer
+from training.hardening.training_curve import training_curve
+from training.hardening.validation import measure
+from training.progress import tracked
+from training.randomness import generator_for
+from training.setting import hardware, versions
+from training.targets import save_target_state
+
+RECORD: Final = "hardening.json"
+WEIGHTS: Final = "weights.safetensors"
+STATE: Final = "state"
+CURVE: Final = "training.svg"
+HISTORY: Final = "history.json"
+BEST: Final = "best.safetensors"
+VALIDATION_SHARE: Final = 0.1
+VALIDATION_PICTURES: Final = 2000
+FINAL_STEPS: Final = 200
+FINAL_BATCH: Final = 128
+
+
+def harden(request: HardeningRequest, out: Path) -> dict[str, Any]:
+    """Harden a classifier and write weights and record to the folder `out`.
+
+    Args:
+        request: target, pictures, method.
+        out: the folder; an interrupted hardening of the same request goes on there.
+
+    Returns:
+        the record; that of an earlier run, where the folder holds this very one.
+
+    Raises:
+        InvalidArgumentError: `out` holds another hardening.
+        DataError: too few pictures, or the loss stops being finite.
+    """
+    with processes(torch.device(request.device)) as together:
+        if together.leads:
+            request.claim(out)
+        together.wait()
+        if (out / RECORD).exists():
+            console.say(f"{out} holds this very hardening already; nothing to do.")
+            return _read_record(out / RECORD)
+        return _Hardening(request, out, together).run()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise ArtifactError(f"{path} is damaged. Delete its folder and harden anew.")
+    return record
+
+
+@final
+class _Hardening:
+    """One hardening under way."""
+
+    def __init__(self, request: HardeningRequest, out: Path, together: Processes) -> None:
+        self._request = request
+        self._out = out
+        self._together = together
+        self._target = for_attacks(request.loaded.target, torch.device(request.device))
+        self._training, self._crafting, self._validation = _parts(request)
+        self._epochs: list[dict[str, Any]] = []
+        self._seconds = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Train, keep the best epoch, report."""
+        request, state = self._request, self._out / STATE
+        before = self._figures()
+        if (state / HISTORY).exists():
+            kept = read_json(state / HISTORY)
+            self._epochs, self._seconds = kept["epochs"], kept["seconds"]
+        begin = time.monotonic() - self._seconds
+        with tracked(f"Hardening by {request.method}") as track:
+
+            def on_step(done: int, total: int, loss: float) -> None:
+                self._seconds = time.monotonic() - begin
+                if self._together.leads:
+                    track(done, total, f"loss {loss:.3f}{self._last()}")
+
+            trainer = Trainer(
+                self._target,
+                self._training,
+                recipe=request.recipe,
+                seed=request.seed,
+                checkpoint=state / "training.safetensors",
+                processes=self._together,
+                micro_batch=request.micro_batch,
+                mixed_precision=request.mixed_precision,
+                validate=self._validate,
+                on_step=on_step,
+            )
+            train(
+                request.method,
+                HardeningJob(
+                    trainer=trainer,
+                    norm=request.norm,
+                    epsilon=request.epsilon,
+                    options=request.options,
+                ),
+            )
+        best, _ = load_tensors(state / BEST)
+        self._target.classifier.load_state_dict(best)
+        record = self._record(before)
+        self._together.wait()
+        if self._together.leads:
+            save_target_state(self._target, self._out / WEIGHTS)
+            write_bytes(self._out / CURVE, training_curve(self._epochs))
+            write_json(self._out / RECORD, record)
+            shutil.rmtree(state, ignore_errors=True)
+        return record
+
+    def _validate(self, epoch: int) -> bool:
+        """Measure, keep the weights if they are the best, and say whether to stop."""
+        stop = False
+        if self._together.leads:
+            request = self._request
+            found = measure(
+                self._target,
+                self._crafting,
+                self._validation,
+                norm=request.norm,
+                epsilon=request.epsilon,
+                seed=request.seed,
+            )
+            earlier = [one for one in self._epochs if one["epoch"] < epoch]
+            self._epochs = [*earlier, {"epoch": epoch, "score": found.score(), **found.facts()}]
+            best = max(self._epochs, key=_score)
+            if best["epoch"] == epoch:
+                save_tensors(self._out / STATE / BEST, self._target.classifier.state_dict(), {})
+            write_json(
+                self._out / STATE / HISTORY, {"epochs": self._epochs, "seconds": self._seconds}
+            )
+            stop = epoch - best["epoch"] >= request.recipe.patience
+        return self._together.leader_says(stop)
+
+    def _last(self) -> str:
+        if not self._epochs:
+            return ""
+        last = self._epochs[-1]
+        return (
+            f", validation {last['clean']['value']:.1%} clean, {last['universal']['value']:.1%} "
+            "under a universal perturbation"
+        )
+
+    def _figures(self) -> dict[str, Any] | None:
+        """Accuracy on the test pictures, for the record alone."""
+        if self._request.test is None or not self._together.leads:
+            return None
+        request = self._request
+        crafting, judging = parted(
+            self._training,
+            self._request.test.pictures,
+            seed=request.seed,
+            device=torch.device(request.device),
+        )
+        console.say(f"Measuring on {len(judging)} test pictures.")
+        return measure(
+            self._target,
+            crafting,
+            judging,
+            norm=request.norm,
+            epsilon=request.epsilon,
+            seed=request.seed,
+            steps=FINAL_STEPS,
+            batch_size=FINAL_BATCH,
+        ).facts()
+
+    def _record(self, before: dict[str, Any] | None) -> dict[str, Any]:
+        best = max(self._epochs, key=_score)
+        return {
+            "request": self._request.fingerprint(),
+            "best_epoch": best["epoch"],
+            "epochs": self._epochs,
+            "validation_pictures": len(self._validation),
+            "test": {"before": before, "after": self._figures()},
+            "seconds": round(self._seconds, 1),
+            "hardware": hardware(),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+
+def _score(epoch: dict[str, Any]) -> float:
+    # Of two that are as good the earlier one, which is less far from the network as it was.
+    return float(epoch["score"])
+
+
+def _parts(request: HardeningRequest) -> tuple[Pictures, Pictures, Pictures]:
+    """Pictures to train on, some of them to craft on in validation, and others to validate on."""
+    pictures = request.training.pictures
+    if len(pictures) < 2:
+        raise DataError("Hardening needs pictures to train on and others to validate on; got one.")
+    order = torch.randperm(len(pictures), generator=generator_for(request.seed, "hardening split"))
+    held = min(VALIDATION_PICTURES, max(1, round(VALIDATION_SHARE * len(pictures))))
+    validation, training = order[:held], order[held:]
+    device = torch.device(request.device)
+    return (
+        held_in_memory(Subset(pictures, training)),
+        held_in_memory(Subset(pictures, training[:VALIDATION_PICTURES]), device=device),
+        held_in_memory(Subset(pictures, validation), device=device),
+    )
