@@ -1,0 +1,119 @@
+"""Networks that benchmarks harden: one folder each, trained once, interrupted and resumed."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.publishing import ROOT, commit
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.target import Target, state_digest
+from training.attacks.norms import Norm
+from training.datasets import NamedPictures
+from training.hardening.command import RECORD, WEIGHTS, harden
+from training.hardening.job import MethodOptions
+from training.hardening.recipe import Recipe
+from training.hardening.request import HardeningRequest
+from training.targets import LoadedTarget
+from training.targets.checkpoints import load_weights, read_checkpoint
+
+WORK: Final = ROOT / "runs" / "hardening"
+ORIGIN: Final = "origin.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A network of a table: the method that makes it, and from which one it starts.
+
+    Args:
+        method: a registered hardening method.
+        recipe: rates and lengths.
+        options: of the method.
+        start: name of the row whose network it starts from; None takes the classifier as built.
+        epsilon: of the training, where it is not that of the table.
+    """
+
+    method: str
+    recipe: Recipe
+    options: MethodOptions = field(default_factory=MethodOptions)
+    start: str | None = None
+    epsilon: float | None = None
+
+
+def hardened(
+    name: str,
+    rows: dict[str, Row],
+    build: Callable[[], Target],
+    training: NamedPictures,
+    folder: Path,
+    *,
+    norm: Norm,
+    epsilon: float,
+    seed: int,
+) -> Target:
+    """The network of row `name`, trained now or before, in `folder`.
+
+    Args:
+        name: of the row.
+        rows: of the table.
+        build: the classifier before any training here.
+        training: pictures to train and validate on.
+        folder: holds a folder per row.
+        norm: of the ball.
+        epsilon: of the table.
+        seed: of every random choice.
+    """
+    row, target, out = rows[name], build(), folder / name
+    if (out / RECORD).exists():
+        return _with_weights(target, out / WEIGHTS)
+    if row.start is not None:
+        target = hardened(
+            row.start, rows, build, training, folder, norm=norm, epsilon=epsilon, seed=seed
+        )
+    harden(
+        HardeningRequest(
+            loaded=LoadedTarget(target, name, None, len(training.pictures.class_names)),
+            training=training,
+            test=None,
+            method=row.method,
+            norm=norm,
+            epsilon=epsilon if row.epsilon is None else row.epsilon,
+            recipe=row.recipe,
+            options=row.options,
+            seed=seed,
+        ),
+        out,
+    )
+    write_json(out / ORIGIN, {"commit": commit()})
+    return _with_weights(build(), out / WEIGHTS)
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What made the network in `folder`: method, recipe, seconds, commit."""
+    record = read_json(folder / RECORD)
+    return {
+        "request": record["request"],
+        "best_epoch": record["best_epoch"],
+        "epochs": record["epochs"],
+        "seconds": record["seconds"],
+        "hardware": record["hardware"],
+        "threads": record["threads"],
+        "versions": record["versions"],
+        "commit": read_json(folder / ORIGIN)["commit"],
+    }
+
+
+def identity(target: Target) -> str:
+    """What tells this network from another."""
+    return state_digest(target)
+
+
+def recipe(base: Recipe, **changes: Any) -> Recipe:
+    """A method's own recipe with some values replaced."""
+    return dataclasses.replace(base, **changes)
+
+
+def _with_weights(target: Target, path: Path) -> Target:
+    load_weights(target.classifier, read_checkpoint(path), str(path))
+    return target
