@@ -1,17 +1,19 @@
-"""`python -m training`: fit a guard, attack a classifier, evaluate both, report.
+"""`python -m training`: fit a guard, attack a classifier, harden it, evaluate, report.
 
 torch and its friends are imported inside the commands, so that `--help` is instant.
 """
 
 from prn_guard import console
 from training.allocator import keep_freed_memory
-from training.cli import attacks, guards, measures
+from training.cli import attacks, guards, hardening, measures
 
 app = console.new_app(
-    "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
+    "python -m training",
+    "Fit a guard for a classifier; attack, harden and evaluate.",
 )
 guards.add_to(app)
 attacks.add_to(app)
+hardening.add_to(app)
 measures.add_to(app)
 
 

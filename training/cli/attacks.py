@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from prn_guard import console
 from training.cli import options
 from training.cli.loading import Loading, device_named, unbundled
+from training.cli.methods import lists_methods
 from training.cli.subjects import (
     AttackedOption,
     GuardOption,
@@ -29,23 +29,18 @@ LossOption = Annotated[
 ]
 
 
-class _ListsMethods(TyperCommand):
-    """`--method` without a value lists the methods, and ends."""
+def _print_methods() -> None:
+    from training.attacks.registry import METHODS
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--method" in args:
-            following = args[args.index("--method") + 1 :][:1]
-            if not following or following[0].startswith("-"):
-                _print_methods()
-                ctx.exit()
-        return super().parse_args(ctx, args)
+    for name, entry in METHODS.items():
+        console.say(f"{name:20} {entry.summary}")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command(cls=_ListsMethods)(unbundled(attack))
+    app.command(cls=lists_methods(_print_methods))(unbundled(attack))
     app.command()(unbundled(bank))
-    app.command(cls=_ListsMethods)(unbundled(survey))
+    app.command(cls=lists_methods(_print_methods))(unbundled(survey))
 
 
 def attack(
@@ -234,13 +229,6 @@ def _draw_survey(subject: "Subject", out: Path, *, norm: "Norm", epsilon: float,
     show_perturbations(
         subject.deployed, some, stack, list(made), out, norm=norm, epsilon=epsilon, seed=seed
     )
-
-
-def _print_methods() -> None:
-    from training.attacks.registry import METHODS
-
-    for name, entry in METHODS.items():
-        console.say(f"{name:20} {entry.summary}")
 
 
 def _print_bank(result: dict[str, Any]) -> None:

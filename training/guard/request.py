@@ -1,23 +1,20 @@
 """What a fit is asked for, and the folder that belongs to that request alone."""
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
-from prn_guard.files import read_json, write_json
+from prn_guard.files import read_json
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.guard import folder as layout
-from training.resuming import check_same_request
+from training.resuming import REQUEST, claim_folder
 from training.targets import LoadedTarget
 
-REQUEST = "request.json"
 OURS: Final = frozenset(
     {
-        REQUEST,
         layout.RECORD,
         layout.TARGET,
         layout.ONNX_TARGET,
@@ -113,18 +110,7 @@ class FitRequest:
         Raises:
             InvalidArgumentError: the folder holds another fit, or other files.
         """
-        path = out / REQUEST
-        if restart and path.exists():
-            _refuse_foreign(out)
-            shutil.rmtree(out)
-        if not path.exists():
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InvalidArgumentError(
-                    f"{out} exists and holds no fit. Choose another --out, or empty it."
-                )
-            write_json(path, self.fingerprint())
-            return
-        check_same_request(read_json(path), self.fingerprint(), out, "a fit")
+        claim_folder(out, self.fingerprint(), "fit", ours=OURS, restart=restart)
 
 
 def fitted_pictures(folder: Path) -> str:
@@ -142,17 +128,3 @@ def fitted_pictures(folder: Path) -> str:
             "others. Restore it, or fit the guard anew."
         ) from error
     return str(digest)
-
-
-def _refuse_foreign(out: Path) -> None:
-    # Hidden names are the partial files of a fit that was killed.
-    foreign = sorted(
-        entry.name
-        for entry in out.iterdir()
-        if entry.name not in OURS and not entry.name.startswith(".")
-    )
-    if foreign:
-        raise InvalidArgumentError(
-            f"{out} holds more than a fit ({', '.join(foreign[:4])}), which --restart would delete "
-            "too. Move that away, or choose another --out."
-        )

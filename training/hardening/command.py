@@ -31,6 +31,7 @@ from training.hardening.training_curve import training_curve
 from training.hardening.validation import measure
 from training.progress import tracked
 from training.randomness import generator_for
+from training.resuming import claim_folder
 from training.setting import hardware, versions
 from training.targets import save_target_state
 
@@ -46,12 +47,16 @@ FINAL_STEPS: Final = 200
 FINAL_BATCH: Final = 128
 
 
-def harden(request: HardeningRequest, out: Path) -> dict[str, Any]:
+OURS: Final = frozenset({RECORD, WEIGHTS, CURVE, STATE})
+
+
+def harden(request: HardeningRequest, out: Path, *, restart: bool = False) -> dict[str, Any]:
     """Harden a classifier and write weights and record to the folder `out`.
 
     Args:
         request: target, pictures, method.
         out: the folder; an interrupted hardening of the same request goes on there.
+        restart: throw away what an earlier hardening left there.
 
     Returns:
         the record; that of an earlier run, where the folder holds this very one.
@@ -62,7 +67,7 @@ def harden(request: HardeningRequest, out: Path) -> dict[str, Any]:
     """
     with processes(torch.device(request.device)) as together:
         if together.leads:
-            request.claim(out)
+            claim_folder(out, request.fingerprint(), "hardening", ours=OURS, restart=restart)
         together.wait()
         if (out / RECORD).exists():
             console.say(f"{out} holds this very hardening already; nothing to do.")

@@ -76,10 +76,15 @@ class Processes:
             distributed.barrier()
 
 
+def started() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
     """The processes that `torchrun` started, connected while the block runs; else this one."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = started()
     if count == 1:
         yield Processes()
         return

@@ -1,6 +1,7 @@
 """Every hardening method by name: to add one, write its file and name its `Method` here."""
 
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import check_ball
@@ -16,6 +17,7 @@ from training.hardening import (
     universal_adversarial,
 )
 from training.hardening.job import OPTIONS, HardeningJob, Method, MethodOptions
+from training.hardening.recipe import Augmentation, Recipe
 
 METHODS: Final[dict[str, Method]] = {
     "plain": plain.PLAIN,
@@ -42,6 +44,33 @@ def method(name: str) -> Method:
             f"There is no hardening method {name!r}; choose one of: {', '.join(METHODS)}."
         )
     return METHODS[name]
+
+
+def recipe_of(
+    name: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    augmentation: Augmentation | None = None,
+    patience: int | None = None,
+) -> Recipe:
+    """The recipe of the method of that name, with what is given instead of its own.
+
+    Raises:
+        InvalidArgumentError: no method has that name, or a value is out of range.
+    """
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "augmentation": augmentation,
+        "patience": patience,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return replace(method(name).recipe, **changes)
 
 
 def check_options(name: str, options: MethodOptions) -> None:

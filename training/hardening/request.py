@@ -1,21 +1,16 @@
-"""What a hardening is asked for, and the folder that belongs to that request alone."""
+"""What a hardening is asked for."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 from prn_guard.errors import InvalidArgumentError, TargetError
-from prn_guard.files import read_json, write_json
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.hardening.job import MethodOptions
 from training.hardening.recipe import Recipe
 from training.hardening.registry import check_options
-from training.resuming import check_same_request
 from training.targets import LoadedTarget
-
-REQUEST = "request.json"
 
 
 @final
@@ -94,19 +89,3 @@ class HardeningRequest:
             **asdict(self.options),
             **asdict(self.recipe) | {"drops": list(self.recipe.drops)},
         }
-
-    def claim(self, out: Path) -> None:
-        """Take the folder for this request: a new one, or its own from before.
-
-        Raises:
-            InvalidArgumentError: the folder holds another hardening, or other files.
-        """
-        path = out / REQUEST
-        if path.exists():
-            check_same_request(read_json(path), self.fingerprint(), out, "a hardening")
-            return
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InvalidArgumentError(
-                f"{out} exists and holds no hardening. Choose another --out, or empty it."
-            )
-        write_json(path, self.fingerprint())
