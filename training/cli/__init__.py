@@ -5,7 +5,7 @@ torch and its friends are imported inside the commands, so that `--help` is inst
 
 from prn_guard import console
 from training.allocator import keep_freed_memory
-from training.cli import attacks, guards, measures
+from training.cli import attacks, comparison, guards, measures
 
 app = console.new_app(
     "python -m training", "Fit a guard for a classifier, attack the classifier, evaluate both."
@@ -13,6 +13,7 @@ app = console.new_app(
 guards.add_to(app)
 attacks.add_to(app)
 measures.add_to(app)
+comparison.add_to(app)
 
 
 def main() -> None:
