@@ -5,16 +5,16 @@ torch and its friends are imported inside the commands, so that `--help` is inst
 
 from prn_guard import console
 from training.allocator import keep_freed_memory
-from training.cli import attacks, guards, hardening, measures
+from training.cli import attacks, comparison, guards, hardening, measures
 
 app = console.new_app(
-    "python -m training",
-    "Fit a guard for a classifier; attack, harden and evaluate.",
+    "python -m training", "Fit a guard for a classifier; attack, harden and evaluate."
 )
 guards.add_to(app)
 attacks.add_to(app)
 hardening.add_to(app)
 measures.add_to(app)
+comparison.add_to(app)
 
 
 def main() -> None:

@@ -5,31 +5,28 @@ other, each written to the result file as soon as it is done. A run that was int
 from there, inside epsilon_uni from the last radius that was tried.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from prn_guard.errors import ArtifactError, InvalidArgumentError
-from prn_guard.files import read_json, write_json
+from prn_guard.errors import InvalidArgumentError
 from prn_guard.version import __version__
 from training.attacks.fooling import Classifier, predict
 from training.attacks.norms import Norm, check_ball
 from training.attacks.per_image import PER_IMAGE_ATTACKS, per_image
 from training.attacks.reference_library import library
 from training.attacks.registry import method as universal_method
-from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, digest_of, evenly_spaced
 from training.evaluation.metrics import proportion
 from training.evaluation.per_image_accuracy import accuracy_under, reference_ball
+from training.evaluation.result_file import ResultFile
 from training.evaluation.robustness import rho_adv
-from training.evaluation.universal_robustness import PROBES, RATE, Probe, universal_robustness
+from training.evaluation.universal_robustness import PROBES, RATE
+from training.evaluation.universal_search import search_universal_robustness
 from training.progress import tracked
 from training.randomness import generator_for
 from training.setting import hardware, versions
@@ -100,7 +97,7 @@ def measure_robustness(
         "seed": seed,
         "prn-guard": __version__,
     }
-    results = _Results(out, request)
+    results = ResultFile(out, request)
     results.part("clean_accuracy", lambda: dict(proportion(_right(classifier, judging))))
     for name in attacks:
         few = min(pictures_per_attack, JSMA_PICTURES) if name == "jsma" else pictures_per_attack
@@ -113,62 +110,13 @@ def measure_robustness(
     results.part("rho_adv", partial(_rho_adv, classifier, some, seed=seed))
     results.part(
         "universal_robustness",
-        lambda: _universal(
-            classifier, crafting, judging, results,
+        lambda: search_universal_robustness(
+            classifier, crafting, judging, out.with_name(f"{out.name}.search.safetensors"), request,
             norm=norm, rate=rate, method=universal, steps=universal_steps, number=probes, seed=seed,
         ),
     )  # fmt: skip
     results.part("setting", partial(_setting, judging))
     return results.content
-
-
-@final
-class _Results:
-    """The result file: parts are measured once, and written as soon as they are.
-
-    Args:
-        path: of the file.
-        request: all that the figures depend on.
-    """
-
-    def __init__(self, path: Path, request: dict[str, Any]) -> None:
-        self._path = path
-        self._searched = path.with_name(f"{path.name}.search.safetensors")
-        self._request = request
-        self.content: dict[str, Any] = {"request": request}
-        if not path.exists():
-            return
-        before = read_json(path)
-        if not isinstance(before, dict) or "request" not in before:
-            raise ArtifactError(
-                f"{path} is no result file of this command. Choose another name, or move it away."
-            )
-        if before.get("request") == request:
-            self.content = before
-
-    def part(self, name: str, measure: Callable[[], dict[str, Any]]) -> None:
-        """Measure `name`, unless an interrupted run did."""
-        if name in self.content:
-            return
-        begin = time.monotonic()
-        measured = measure()
-        self.content[name] = measured | {"seconds": round(time.monotonic() - begin, 1)}
-        write_json(self._path, self.content)
-
-    def search(self) -> tuple[list[Probe], Tensor | None]:
-        """The radii that an interrupted search tried, and its last perturbation `(C, H, W)`."""
-        if not self._searched.exists():
-            return [], None
-        tensors, metadata = load_tensors(self._searched)
-        if metadata.get("request") != self._request:
-            return [], None
-        return [Probe(**probe) for probe in metadata["probes"]], tensors["last"]
-
-    def keep(self, probes: list[Probe], last: Tensor) -> None:
-        """Keep the state of the search."""
-        probed = [asdict(probe) for probe in probes]
-        metadata = {"request": self._request, "probes": probed}
-        save_tensors(self._searched, {"last": last}, metadata)
 
 
 def _check(universal: str, pictures_per_attack: int, attacks: Sequence[str]) -> None:
@@ -221,43 +169,3 @@ def _under_attack(
 def _rho_adv(classifier: Classifier, pictures: Pictures, *, seed: int) -> dict[str, Any]:
     with tracked("Distance to the nearest boundary") as track:
         return dict(rho_adv(classifier, pictures, seed=seed, on_step=track))
-
-
-def _universal(
-    classifier: Classifier,
-    crafting: Pictures,
-    judging: Pictures,
-    results: _Results,
-    *,
-    norm: Norm,
-    rate: float,
-    method: str,
-    steps: int | None,
-    number: int,
-    seed: int,
-) -> dict[str, Any]:
-    probes, last = results.search()
-    with tracked(f"Smallest universal perturbation that reaches {rate:g}") as track:
-
-        def on_probe(probe: Probe, perturbation: Tensor) -> None:
-            probes.append(probe)
-            results.keep(probes, perturbation)
-            status = f"epsilon {probe.epsilon:.4g}: {probe.evasion_rate:.3f}"
-            track(len(probes), number, status)
-
-        found = universal_robustness(
-            classifier,
-            crafting,
-            judging,
-            norm=norm,
-            rate=rate,
-            method=method,
-            steps=steps,
-            number=number,
-            seed=seed,
-            probes=tuple(probes),
-            start=last,
-            on_probe=on_probe,
-        )
-    listed = [asdict(probe) for probe in found.probes]
-    return asdict(found) | {"probes": listed, "norm": norm, "bound": "upper", "n": len(judging)}
