@@ -1,0 +1,162 @@
+"""LeNet on MNIST and Fashion-MNIST: Jacobian regularisation and universal adversarial training.
+
+    .venv/bin/python -m benchmarks.hardening_lenet --mnist MNIST
+
+The JR paper's Table 1 and figures 1 to 4 again: standard training, UAT and Jacobian regularisation
+of several weights, each from scratch by the same recipe, of which the epoch is chosen on 2,000
+pictures of the training set; figures are on the 10,000 test pictures. Attacks of 100 iterations
+with batches of 200, crafted on 5,000 training pictures. Resumes from `runs/hardening`; writes
+`benchmarks/results/hardening_lenet.json`, the table in docs/hardening.md and its charts.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import torch
+import typer
+
+from benchmarks.hardened import WORK, Row, hardened, identity, origin
+from benchmarks.publishing import ROOT, publish
+from prn_guard.contract import InputSpec
+from prn_guard.files import read_json, write_json
+from prn_guard.nn.target import Target
+from training.allocator import keep_freed_memory
+from training.attacks.subject import for_attacks, parted
+from training.datasets import NamedPictures, load_pictures
+from training.demo.lenet import network
+from training.evaluation.comparison import Network, compare
+from training.hardening.job import MethodOptions
+from training.hardening.recipe import Recipe
+
+RESULT: Final = ROOT / "benchmarks" / "results" / "hardening_lenet.json"
+PAGE: Final = ROOT / "docs" / "hardening.md"
+CHARTS: Final = ROOT / "docs" / "hardening"
+EPSILONS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+TARGETED_EPSILONS: Final = (0.1, 0.3)
+"""Beside that of the table: ten attacks each."""
+WEIGHTS: Final = (0.01, 0.05, 0.2)
+SCRATCH: Final = Recipe(
+    optimizer="adam", epochs=16, batch_size=100, learning_rate=0.003, drops=(0.5, 0.75)
+)
+"""The paper does not state its own."""
+ROWS: Final[dict[str, Row]] = {
+    "standard": Row(method="plain", recipe=SCRATCH),
+    "UAT": Row(method="uat", recipe=SCRATCH),
+    **{
+        f"JR {weight:g}": Row(
+            method="jacobian", recipe=SCRATCH, options=MethodOptions(weight=weight)
+        )
+        for weight in WEIGHTS
+    },
+}
+PUBLISHED: Final[dict[str, dict[str, tuple[float, float, float]]]] = {
+    "MNIST": {
+        "standard": (0.92, 85.88, 85.94),
+        "UAT": (1.81, 27.49, 24.05),
+        "JR 0.05": (0.90, 20.47, 21.57),
+    },
+    "Fashion-MNIST": {
+        "standard": (9.16, 86.63, 86.33),
+        "UAT": (16.66, 34.10, 26.64),
+        "JR 0.05": (9.15, 29.96, 30.59),
+    },
+}
+"""Test error, UER, mean TSR in per cent; the paper's Table 1."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures, the epsilon of the table, and the scaling of the network's input."""
+
+    epsilon: float
+    mean: float
+    std: float
+
+
+DATASETS: Final = {
+    "Fashion-MNIST": Dataset(0.15, 0.2860, 0.3530),
+    "MNIST": Dataset(0.2, 0.1307, 0.3081),
+}
+
+
+def untrained(dataset: Dataset, seed: int) -> Target:
+    """LeNet for `dataset` with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        spec = InputSpec(
+            channels=1,
+            height=28,
+            width=28,
+            mean=(dataset.mean,),
+            std=(dataset.std,),
+            channel_order="gray",
+        )
+        return Target(network(), spec)
+
+
+def main(
+    mnist: Annotated[Path, typer.Option(help="Folder with MNIST's idx files.")],
+    seed: Annotated[int, typer.Option(help="Of weights and trainings.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    only: Annotated[str | None, typer.Option(help="One of the sets.")] = None,
+) -> None:
+    """Train, measure, write the result, publish the table."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    for name, dataset in DATASETS.items():
+        if only in {None, name}:
+            source = str(mnist) if name == "MNIST" else "fashion-mnist"
+            _measure(name, dataset, source, seed)
+    found = {
+        name: [read_json(path) for path in sorted(WORK.glob(f"{name}-seed-*/measured.json"))]
+        for name in DATASETS
+    }
+    write_json(RESULT, {"sets": {name: runs for name, runs in found.items() if runs}})
+    publish(PAGE, "hardening_lenet", render(read_json(RESULT)))
+
+
+def _measure(name: str, dataset: Dataset, source: str, seed: int) -> None:
+    folder = WORK / f"{name}-seed-{seed}"
+    training = NamedPictures(name, load_pictures(source, split="train"))
+    cpu = torch.device("cpu")
+    build: Callable[[], Target] = partial(untrained, dataset, seed)
+    networks = []
+    for row in ROWS:
+        target = hardened(
+            row, ROWS, build, training, folder, norm="linf", epsilon=dataset.epsilon, seed=seed
+        )
+        networks.append(
+            Network(name=row, classifier=for_attacks(target, cpu), identity=identity(target))
+        )
+    crafting, judging = parted(
+        training.pictures, load_pictures(source, split="test"), seed=seed, device=cpu
+    )
+    out = folder / "comparison"
+    compare(
+        networks, crafting, judging, out, norm="linf", epsilon=dataset.epsilon, seed=seed,
+        epsilons=EPSILONS,
+        parts=("accuracy", "jacobian", "rho-adv", "evasion", "universal-robustness"),
+    )  # fmt: skip
+    measured = compare(
+        networks, crafting, judging, out, norm="linf", epsilon=dataset.epsilon, seed=seed,
+        epsilons=TARGETED_EPSILONS, parts=("targeted",),
+    )  # fmt: skip
+    if seed == 0:
+        for chart in out.glob("*.png"):
+            CHARTS.mkdir(exist_ok=True)
+            shutil.copyfile(chart, CHARTS / f"{name.lower()}-{chart.name}")
+    trained = {row: origin(folder / row) for row in ROWS}
+    write_json(folder / "measured.json", measured | {"training": trained, "seed": seed})
+
+
+def render(result: dict[str, Any]) -> str:
+    """The table as markdown, a row per network and set, the paper's figures beside ours."""
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    typer.run(main)
