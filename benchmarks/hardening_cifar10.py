@@ -17,11 +17,12 @@ import typer
 
 from benchmarks.classifiers import resnet20
 from benchmarks.hardened import WORK, Row, hardened, identity, origin, recipe
-from benchmarks.publishing import ROOT, commit, publish
+from benchmarks.publishing import ROOT, commit, publish, table
 from prn_guard.files import read_json, write_json
 from training.allocator import keep_freed_memory
 from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import NamedPictures, evenly_spaced, load_pictures
+from training.evaluation.metrics import wilson_interval
 from training.evaluation.robustness_command import measure_robustness
 from training.evaluation.survey import Entry, survey
 from training.hardening.job import MethodOptions
@@ -36,6 +37,11 @@ ATTACKS: Final = ((0, (Entry("sign-pgd"), Entry("sga"))), (1, (Entry("sign-pgd")
 UNIVERSAL_STEPS: Final = 60
 UNIVERSAL_PICTURES: Final = 1000
 UNDEFENDED: Final = "undefended"
+COLUMNS: Final = (
+    "network", "clean accuracy, %", "accuracy under a universal perturbation, % (95 %)",
+    "the strongest", "epsilon_uni(0.75), of 255", "times undefended", "rho_adv", "epochs",
+    "minutes",
+)  # fmt: skip
 COMMON: Final = {"augmentation": "crop-flip", "weight_decay": 1e-4}
 """As ResNets are trained on CIFAR-10 (He et al. 2016, section 4.2)."""
 
@@ -150,7 +156,41 @@ def _measure(name: str, training: NamedPictures, test: Any) -> None:
 
 def render(result: dict[str, Any]) -> str:
     """The table as markdown, a row per network."""
-    raise NotImplementedError
+    networks = result["networks"]
+    undefended = networks[UNDEFENDED]
+    rows = [
+        [name, *_cells(one, undefended["robustness"]["universal_robustness"]["epsilon"])]
+        for name, one in networks.items()
+    ]
+    commits = sorted({one["commit"] for one in networks.values()})
+    return (
+        f"{table(COLUMNS, rows, left=1)}\nlinf 8/255; {undefended['test_pictures']} test pictures, "
+        f"the strongest of {len(undefended['attacks'])} attacks; epsilon_uni, an upper bound, on "
+        f"{UNIVERSAL_PICTURES} of them, {UNIVERSAL_STEPS} steps of sign-PGD per radius; rho_adv "
+        f"on 200. One training each. {undefended['hardware']}, {undefended['threads']} thread of "
+        f"torch {undefended['versions']['torch']}, commit {', '.join(commits)}.\n"
+    )
+
+
+def _cells(one: dict[str, Any], undefended: float) -> list[str]:
+    worst = max(one["attacks"], key=lambda row: float(row["universal_evasion_rate"]))
+    right = 1 - worst["universal_evasion_rate"]
+    low, high = wilson_interval(right, one["test_pictures"])
+    radius = one["robustness"]["universal_robustness"]["epsilon"]
+    trained = one["training"]
+    return [
+        f"{100 * one['clean_accuracy']:.2f}",
+        f"{100 * right:.2f} ({100 * low:.1f}-{100 * high:.1f})",
+        f"{worst['name']}, seed {worst['seed']}",
+        f"{255 * radius:.1f}",
+        f"{radius / undefended:.2f}",
+        f"{one['robustness']['rho_adv']['rho_adv']['value']:.4f}",
+        *(
+            ("", "")
+            if trained is None
+            else (str(len(trained["epochs"])), f"{trained['seconds'] / 60:.0f}")
+        ),
+    ]
 
 
 if __name__ == "__main__":

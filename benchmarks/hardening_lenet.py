@@ -20,7 +20,7 @@ import torch
 import typer
 
 from benchmarks.hardened import WORK, Row, hardened, identity, origin
-from benchmarks.publishing import ROOT, publish
+from benchmarks.publishing import ROOT, publish, table
 from prn_guard.contract import InputSpec
 from prn_guard.files import read_json, write_json
 from prn_guard.nn.target import Target
@@ -53,6 +53,11 @@ ROWS: Final[dict[str, Row]] = {
         for weight in WEIGHTS
     },
 }
+COLUMNS: Final = (
+    "set", "network", "test error, %", "paper", "UER, % (95 %)", "paper",
+    "mean TSR, % (s.d. over classes)", "paper", "epsilon_uni(0.75)", "rho_adv",
+    "mean norm, clean / DeepFool", "stacked norm / bound", "median similarity",
+)  # fmt: skip
 PUBLISHED: Final[dict[str, dict[str, tuple[float, float, float]]]] = {
     "MNIST": {
         "standard": (0.92, 85.88, 85.94),
@@ -155,7 +160,48 @@ def _measure(name: str, dataset: Dataset, source: str, seed: int) -> None:
 
 def render(result: dict[str, Any]) -> str:
     """The table as markdown, a row per network and set, the paper's figures beside ours."""
-    raise NotImplementedError
+    rows = []
+    for name, runs in result["sets"].items():
+        for run in runs:
+            for row, one in run["networks"].items():
+                label = row if run["seed"] == 0 else f"{row}, seed {run['seed']}"
+                cells = _cells(one, run["epsilon"], PUBLISHED[name].get(row))
+                rows.append([name, label, *cells])
+    runs = [run for runs in result["sets"].values() for run in runs]
+    setting, trained = runs[0]["setting"], runs[0]["training"]["standard"]["request"]
+    radii = ", ".join(f"{name} {found[0]['epsilon']:g}" for name, found in result["sets"].items())
+    commits = sorted({row["commit"] for run in runs for row in run["training"].values()})
+    return (
+        f"{table(COLUMNS, rows, left=2)}\nlinf, epsilon: {radii}; 10,000 test pictures, Jacobians, "
+        "similarities and rho_adv on 1,000 of them; one attack per network (UER), one per class "
+        f"(TSR). Each network from scratch: {trained['optimizer']}, rate "
+        f"{trained['learning_rate']:g}, at most {trained['epochs']} epochs of mini-batches of "
+        f"{trained['batch_size']}. {setting['hardware']}, 1 thread of torch "
+        f"{setting['versions']['torch']}, commit {', '.join(commits)}.\n"
+    )
+
+
+def _cells(
+    one: dict[str, Any], epsilon: float, paper: tuple[float, float, float] | None
+) -> list[str]:
+    error, uer = one["accuracy"]["test_error"], one["evasion"][repr(epsilon)]["uer"]
+    targeted, jacobian = one["targeted"][repr(epsilon)], one["jacobian"]
+    published = ["", "", ""] if paper is None else [f"{value:.2f}" for value in paper]
+    radius, similar = one["universal-robustness"]["epsilon"], jacobian["similarity"]
+    attacked = jacobian["deepfool_norm"]
+    return [
+        f"{100 * error['value']:.2f}",
+        published[0],
+        f"{100 * uer['value']:.2f} ({100 * uer['low']:.1f}-{100 * uer['high']:.1f})",
+        published[1],
+        f"{100 * targeted['mean']:.2f} ({100 * targeted['standard_deviation']:.1f})",
+        published[2],
+        "none" if radius is None else f"{radius:.3f}",
+        f"{one['rho-adv']['rho_adv']['value']:.3f}",
+        f"{jacobian['norm']['value']:.2f} / {attacked['value']:.2f}",
+        f"{jacobian['stacked_norm']:.0f} / {jacobian['stacked_bound']:.0f}",
+        f"{similar['median']:.3f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What result files state of their origin, and blocks of pages that are written from them."""
 
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,12 @@ def commit() -> str:
         capture_output=True,
         text=True,
     ).stdout.strip()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int) -> str:
+    """A table as markdown, its first `left` columns flush left, the others flush right."""
+    lines = [columns, ["---" if place < left else "---:" for place in range(len(columns))], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def marks(name: str) -> tuple[str, str]:
