@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.hardening_mnist --mnist MNIST
 
-Tables 1 to 3 of Jakubovitz and Giryes 2018 again, with half the channels and a quarter of the hidden
-units of their network, which has 3.3 million weights, and without its dropout. Weights of penalties do not carry over: of each method's grid the largest is taken
-whose validation accuracy (2,000 pictures of the training set) is at least `LEAST_ACCURACY`, so that
-methods are compared at about equal accuracy. Figures are on test pictures, which decide nothing.
+Tables 1 to 3 of Jakubovitz and Giryes 2018 again, with half the channels and a quarter of the
+hidden units of their network, which has 3.3 million weights, and without its dropout. Weights of
+penalties do not carry over: of each method's grid the largest is taken whose validation accuracy
+(2,000 pictures of the training set) is at least `LEAST_ACCURACY`, so that methods are compared at
+about equal accuracy. Figures are on test pictures, which decide nothing.
 Resumes from `runs/hardening`; writes `benchmarks/results/hardening_mnist.json` and the table in
 docs/hardening.md.
 """
