@@ -34,6 +34,7 @@ and labels `(B,)` to one value per picture, `(B,)`."""
 Weigh = Callable[[Tensor, int], Tensor]
 """Maps the sum `()` of a penalty and the number of pictures to what is added to the loss."""
 STEPS_BETWEEN_CHECKPOINTS: Final = 500
+PROBES: Final = 16
 
 
 @final
@@ -281,15 +282,17 @@ class Trainer:
 def _modes_agree(target: Target) -> bool:
     """Whether the network answers in training mode as it does when deployed.
 
-    Asked by trying, because dropout may be a function call that no module tells of.
+    Asked by trying, because dropout may be a function call that no module tells of; repeatedly,
+    because whole layers may be dropped seldom; from a seed, to get the same answer when resumed.
     """
     buffers = {name: value.clone() for name, value in target.classifier.named_buffers()}
     device = next(target.parameters()).device
     probe = torch.rand((4, *target.spec.shape), generator=generator_for(0, "probe")).to(device)
-    answers = []
-    for mode in (True, False):
-        target.classifier.train(mode)
-        answers.append(target(probe))
+    target.classifier.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        answers = [target(probe) for _ in range(PROBES)]
     for name, value in target.classifier.named_buffers():
         value.copy_(buffers[name])
-    return torch.equal(*answers)
+    target.classifier.eval()
+    return all(torch.equal(answer, target(probe)) for answer in answers)
