@@ -181,7 +181,7 @@ class Trainer:
         The penalty is of the network as deployed, so that a picture's Jacobian is its own even
         under batch normalisation, and so that memory can be bounded: it is computed for
         `micro_batch` pictures at a time. A network that is the same in training and evaluation
-        mode is run once for both terms where they are of the same pictures and not parted.
+        mode is run once for both terms, if they are of the same pictures, all in one piece.
 
         Args:
             seen: `(B, C, H, W)`, for the mean cross-entropy, in training mode.
@@ -195,8 +195,8 @@ class Trainer:
         """
         self._optimizer.zero_grad()
         size = self._micro_batch or len(images)
-        added = torch.zeros((), device=self.device)
-        if size >= len(images) and self._modes_agree and seen is images:
+        alone = self.processes.count == 1
+        if alone and size >= len(images) and self._modes_agree and seen is images:
             watched = images.detach().requires_grad_()
             logits = self.target(watched)
             added = weigh(penalty(watched, logits, labels).sum(), len(images))
@@ -223,10 +223,12 @@ class Trainer:
                 values = penalty(watched, network(watched), labels[begin : begin + size]).sum()
                 values.backward()  # type: ignore[no-untyped-call]
                 total += values.detach()
-        # By the chain rule: gradients of the sum, times the derivative of what becomes of it.
-        total.requires_grad_()
-        added = weigh(total, len(images))
-        factor = torch.autograd.grad(added, total)[0]
+        # By the chain rule: gradients of the sum, times the derivative of what becomes of it. The
+        # sum is over all processes, so that their mean gradient is that of the whole mini-batch.
+        self.processes.average([total])
+        total.mul_(self.processes.count).requires_grad_()
+        added = weigh(total, len(images) * self.processes.count)
+        factor = torch.autograd.grad(added, total)[0] * self.processes.count
         for weight in self.target.classifier.parameters():
             if weight.grad is not None:
                 weight.grad.mul_(factor)
