@@ -167,7 +167,7 @@ def test_examples_of_a_network_with_batch_statistics_are_each_pictures_own() -> 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_an_impossible_share_is_refused(share: float) -> None:
-    with pytest.raises(InvalidArgumentError, match="adversarial_share is .*between 0 and 1"):
+    with pytest.raises(InvalidArgumentError, match=r"adversarial_share is .*between 0 and 1"):
         jacobian_regularisation(trainer(linear()), **ball(), adversarial_share=share)
 
 

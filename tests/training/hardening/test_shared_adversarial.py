@@ -202,7 +202,7 @@ def test_heaps_that_do_not_part_a_batch_are_refused(sharedness: int) -> None:
 
 @pytest.mark.parametrize("sigma", [-0.1, 1.5, float("nan")])
 def test_an_impossible_sigma_is_refused(sigma: float) -> None:
-    with pytest.raises(InvalidArgumentError, match="sigma is .*between 0 and 1"):
+    with pytest.raises(InvalidArgumentError, match=r"sigma is .*between 0 and 1"):
         shared_adversarial_training(trainer(changing()), **ball(), sigma=sigma)
 
 

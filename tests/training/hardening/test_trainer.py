@@ -1,6 +1,7 @@
 """Steps, penalties, rates and what is left alone, in the loop that all methods share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,25 +127,23 @@ def test_a_penalised_step_is_that_of_the_written_out_loss(make: Make, weigh: Wei
 
 
 def test_a_penalty_is_each_pictures_own_and_of_the_network_as_deployed() -> None:
+    training = trainer(changing())
+    images, labels = first_batch(training)
+    exact = penalty_along(training, 0)
     values: list[Tensor] = []
+
+    def penalty(watched: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        assert not training.target.classifier.training
+        found = exact(watched, logits, labels)
+        values.append(found.detach())
+        return found
+
+    before = state(training.target)
     for seed in (1, 2):
-        target = changing()
-        training = trainer(target)
-        images, labels = first_batch(training)
-        others = pictures(BATCH - 1, seed=seed)
-        mixed = torch.cat([images[:1], everything(others)])
-        before = state(target)
-
-        def penalty(
-            watched: Tensor, logits: Tensor, labels: Tensor, target: Target = target
-        ) -> Tensor:
-            assert not target.classifier.training
-            values.append(penalty_along(training, 0)(watched, logits, labels).detach())
-            return penalty_along(training, 0)(watched, logits, labels)
-
+        mixed = torch.cat([images[:1], everything(pictures(BATCH - 1, seed=seed))])
         training._add_gradient(mixed, labels, penalty, _mean, BATCH)
-        assert equal_states(before, state(target))  # no batch statistics were taken
-        assert target.classifier.training
+        assert equal_states(before, state(training.target))  # no batch statistics were taken
+        assert training.target.classifier.training
     assert_close(values[0][:1], values[1][:1], LOGIT)
     assert not torch.equal(values[0][1:], values[1][1:])
 
@@ -210,7 +209,7 @@ def test_gradients_are_clipped_to_the_length_that_is_allowed(largest: float) -> 
         gradients = model.gradients(images, labels)
         length = np.sqrt(sum((one**2).sum() for one in gradients))
         model.step([one * min(1.0, largest / length) for one in gradients])
-    assert_close(list(target.parameters())[0].detach(), model.matrix, WEIGHT_STEPS)
+    assert_close(next(iter(target.parameters())).detach(), model.matrix, WEIGHT_STEPS)
 
 
 def test_weight_decay_pulls_at_all_weights() -> None:
@@ -220,7 +219,7 @@ def test_weight_decay_pulls_at_all_weights() -> None:
     for images, labels, _ in batches_of():
         by_matrix, by_bias = model.gradients(images, labels)
         model.step([by_matrix + 0.3 * model.matrix, by_bias + 0.3 * model.bias])
-    assert_close(list(target.parameters())[0].detach(), model.matrix, WEIGHT_STEPS)
+    assert_close(next(iter(target.parameters())).detach(), model.matrix, WEIGHT_STEPS)
     assert_close(list(target.parameters())[1].detach(), model.bias, WEIGHT_STEPS)
 
 
@@ -236,8 +235,8 @@ def test_adam_takes_its_textbook_steps() -> None:
         bias = [0.9 * bias[0] + 0.1 * by_bias, 0.999 * bias[1] + 0.001 * by_bias**2]
         for value, moments in ((model.matrix, (first, second)), (model.bias, bias)):
             deviation = np.sqrt(moments[1] / (1 - 0.999**step)) + 1e-8
-            value -= 0.01 * moments[0] / (1 - 0.9**step) / deviation
-    assert_close(list(target.parameters())[0].detach(), model.matrix, WEIGHT_STEPS)
+            np.subtract(value, 0.01 * moments[0] / (1 - 0.9**step) / deviation, out=value)
+    assert_close(next(iter(target.parameters())).detach(), model.matrix, WEIGHT_STEPS)
 
 
 def test_each_epoch_shows_pictures_once_and_in_another_order() -> None:
@@ -285,7 +284,7 @@ def test_validation_is_after_every_epoch_of_the_network_as_deployed_and_may_end_
 
 
 def test_too_few_pictures_are_refused() -> None:
-    with pytest.raises(DataError, match="There are 7 pictures .* mini-batch of 8"):
+    with pytest.raises(DataError, match=r"There are 7 pictures .* mini-batch of 8"):
         trainer(linear(), pictures(7))
 
 
@@ -299,13 +298,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_weights_as_they_we
         target.classifier[3].bias[0] = float("inf")
     before = state(target)
     training = trainer(target)
+    run = {
+        "plain": fine_tune,
+        "mean": partial(jacobian_regularisation, **ball()),
+        "root": partial(jacobian_post_processing, **ball()),
+    }[method]
     with pytest.raises(DataError, match=r"The loss is (nan|inf) at step 1.*learning rate \(0\.1\)"):
-        if method == "plain":
-            fine_tune(training)
-        elif method == "mean":
-            jacobian_regularisation(training, **ball())
-        else:
-            jacobian_post_processing(training, **ball())
+        run(training)
     assert equal_states(before, state(target))
 
 
