@@ -119,10 +119,14 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
 
 
 def test_batches_that_cannot_be_shared_out_evenly_are_refused() -> None:
-    message = r"Mini-batches of 8 cannot .* 3 processes; give a --batch-size that is a multiple of 3"
+    message = (
+        r"Mini-batches of 8 cannot .* 3 processes; give a --batch-size that is a multiple of 3"
+    )
     with pytest.raises(InvalidArgumentError, match=message):
         trainer(changing(), processes=Processes(0, 3))
-    trainer(changing(), rates=dataclasses.replace(recipe(), batch_size=9), processes=Processes(0, 3))
+    trainer(
+        changing(), rates=dataclasses.replace(recipe(), batch_size=9), processes=Processes(0, 3)
+    )
 
 
 def test_each_process_makes_its_own_random_choices() -> None:

@@ -1,6 +1,5 @@
 """Trainings that are interrupted and go on end with the same bits, by every method."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -44,12 +43,6 @@ NAMES = [f"{name}-{options.rule or ''}-{optimizer}" for name, options, optimizer
 
 class _StoppedError(Exception):
     """As if the process had gone."""
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Five hundred checkpoints: what is lost when the power goes is no matter of these tests.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def _run(
