@@ -103,6 +103,22 @@ TEXTURE = Tolerance(
 LATTICE_SLOPE = Tolerance(
     0.0, 1e-2, "a difference over 1/1024 of a lattice unit: fade and cross terms of that order"
 )
+JACOBIAN = Tolerance(1e-6, 1e-6, "a float32 vector divided by its length: some roundings of 6e-8")
+PROJECTED_NORM = Tolerance(
+    0.0, 5.0, "standard errors that a mean of 400 draws is off; beyond 5 once in two million"
+)
+WEIGHT_STEPS = Tolerance(
+    2e-5, 2e-6, "float32 weights of about 0.1 after a few steps, each of sums of up to 150 terms"
+)
+PENALISED_STEP = Tolerance(
+    1e-4, 2e-6, "one step along a float32 double gradient, in another order of summation"
+)
+SHARED_OUT = Tolerance(
+    1e-4, 2e-6, "half mini-batches averaged, over a dozen steps: sums in another order"
+)
+BFLOAT16 = Tolerance(
+    0.0, 2e-2, "logits of about 1 rounded to 1/256 of them, averaged over eight pictures"
+)
 
 
 def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:

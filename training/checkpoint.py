@@ -37,7 +37,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         StorageError: the file could not be written.
     """
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # Cloned, because the format refuses tensors that share memory, as tied weights do.
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     texts = {name: json.dumps(value) for name, value in metadata.items()}
     write_whole(path, lambda partial: _save(plain, partial, texts))
 

@@ -64,7 +64,7 @@ def squared_norms(images: Tensor, logits: Tensor, directions: Tensor) -> Tensor:
         directions: unit vectors `(n, B, K)`.
     """
     total = logits.new_zeros(len(images))
-    for direction in directions.to(logits.device):
+    for direction in directions.to(logits):
         gradient = torch.autograd.grad(logits, images, direction, create_graph=True)[0]
         total = total + gradient.square().flatten(1).sum(dim=1)
     return total * (logits.shape[1] / len(directions))

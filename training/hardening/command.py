@@ -25,7 +25,7 @@ from training.datasets import Pictures, Subset, held_in_memory
 from training.hardening.job import HardeningJob
 from training.hardening.processes import Processes, processes
 from training.hardening.registry import harden as train
-from training.hardening.request import HardeningRequest
+from training.hardening.request import REQUEST, HardeningRequest
 from training.hardening.trainer import Trainer
 from training.hardening.training_curve import training_curve
 from training.hardening.validation import measure
@@ -133,14 +133,15 @@ class _Hardening:
             )
         best, _ = load_tensors(state / BEST)
         self._target.classifier.load_state_dict(best)
-        record = self._record(before)
         self._together.wait()
         if self._together.leads:
+            record = self._record(before)
             save_target_state(self._target, self._out / WEIGHTS)
             write_bytes(self._out / CURVE, training_curve(self._epochs))
             write_json(self._out / RECORD, record)
             shutil.rmtree(state, ignore_errors=True)
-        return record
+        self._together.wait()
+        return _read_record(self._out / RECORD)
 
     def _validate(self, epoch: int) -> bool:
         """Measure, keep the weights if they are the best, and say whether to stop."""
@@ -201,7 +202,8 @@ class _Hardening:
     def _record(self, before: dict[str, Any] | None) -> dict[str, Any]:
         best = max(self._epochs, key=_score)
         return {
-            "request": self._request.fingerprint(),
+            # As claimed at the beginning: the target's weights are others by now.
+            "request": read_json(self._out / REQUEST),
             "best_epoch": best["epoch"],
             "epochs": self._epochs,
             "validation_pictures": len(self._validation),

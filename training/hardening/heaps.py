@@ -48,9 +48,11 @@ def heap_perturbations(
         `(B / s, C, H, W)` inside the ball, on the device of `images`.
 
     Raises:
-        InvalidArgumentError: the pictures cannot be parted into such heaps.
+        InvalidArgumentError: the pictures cannot be parted into such heaps, or no step is asked
+            for.
     """
     check_heaps(len(images), sharedness)
+    check_steps(steps)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     starts = [
         random_start(shape, norm, epsilon, generator=generator)
@@ -71,6 +73,16 @@ def under_heaps(images: Tensor, perturbations: Tensor) -> Tensor:
     """`images` `(B, C, H, W)`, each heap under its own of the perturbations `(B / s, C, H, W)`."""
     heaps = images.reshape(len(perturbations), -1, *images.shape[1:])
     return perturb(heaps, perturbations[:, None]).flatten(0, 1)
+
+
+def check_steps(steps: int) -> None:
+    """Refuse an inner attack of no step.
+
+    Raises:
+        InvalidArgumentError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise InvalidArgumentError(f"attack_steps is {steps}; expected 1 or more.")
 
 
 def check_heaps(pictures: int, sharedness: int) -> None:

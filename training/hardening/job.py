@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import Norm
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
@@ -28,6 +29,9 @@ class MethodOptions:
         sharedness: pictures that share one perturbation, s.
         sigma: weight of the adversarial part of the loss.
         attack_steps: of the inner attack.
+
+    Raises:
+        InvalidArgumentError: a negative weight, which would reward what a penalty is to lower.
     """
 
     weight: float | None = None
@@ -37,6 +41,10 @@ class MethodOptions:
     sharedness: int | None = None
     sigma: float | None = None
     attack_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 0 <= self.weight < float("inf"):
+            raise InvalidArgumentError(f"weight is {self.weight}; expected 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

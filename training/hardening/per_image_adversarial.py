@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.nn.target import Target
 from training.attacks.norms import Norm, perturb, steepest_direction
-from training.hardening.heaps import heap_perturbations
+from training.hardening.heaps import check_steps, heap_perturbations
 from training.hardening.job import HardeningJob, Method
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
@@ -42,10 +42,14 @@ def adversarial_training(
         epsilon: its radius on [0, 1] pixels.
         attack_steps: of PGD.
         adversarial_share: share of each mini-batch that is replaced.
+
+    Raises:
+        InvalidArgumentError: no step is asked for, or a share outside [0, 1].
     """
+    check_steps(attack_steps)
     count = _share_of(trainer.recipe.batch_size // trainer.processes.count, adversarial_share)
     for images, labels in trainer.minibatches():
-        if attack == "fgsm":
+        if attack == "fgsm" or count == 0:
             seen = with_adversarial_share(
                 trainer, images, labels, share=adversarial_share, norm=norm, epsilon=epsilon
             )

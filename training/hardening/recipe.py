@@ -46,8 +46,17 @@ class Recipe:
         for name in ("epochs", "batch_size", "patience"):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise InvalidArgumentError(f"learning_rate is {self.learning_rate}; expected above 0.")
+        if not 0 <= self.momentum < 1:
+            raise InvalidArgumentError(f"momentum is {self.momentum}; expected 0 or more, below 1.")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InvalidArgumentError(f"weight_decay is {self.weight_decay}; expected 0 or more.")
+        if self.largest_gradient is not None and not self.largest_gradient > 0:
+            raise InvalidArgumentError(
+                f"largest_gradient is {self.largest_gradient}; expected above 0, or None to leave "
+                "gradients as they are."
+            )
         if any(not 0 < drop < 1 for drop in self.drops):
             raise InvalidArgumentError(
                 f"drops is {self.drops}; expected shares of the training, between 0 and 1."

@@ -34,6 +34,7 @@ and labels `(B,)` to one value per picture, `(B,)`."""
 Weigh = Callable[[Tensor, int], Tensor]
 """Maps the sum `()` of a penalty and the number of pictures to what is added to the loss."""
 STEPS_BETWEEN_CHECKPOINTS: Final = 500
+PROBES: Final = 16
 
 
 @final
@@ -180,7 +181,7 @@ class Trainer:
         The penalty is of the network as deployed, so that a picture's Jacobian is its own even
         under batch normalisation, and so that memory can be bounded: it is computed for
         `micro_batch` pictures at a time. A network that is the same in training and evaluation
-        mode is run once for both terms where they are of the same pictures and not parted.
+        mode is run once for both terms, if they are of the same pictures, all in one piece.
 
         Args:
             seen: `(B, C, H, W)`, for the mean cross-entropy, in training mode.
@@ -194,8 +195,8 @@ class Trainer:
         """
         self._optimizer.zero_grad()
         size = self._micro_batch or len(images)
-        added = torch.zeros((), device=self.device)
-        if size >= len(images) and self._modes_agree and seen is images:
+        alone = self.processes.count == 1
+        if alone and size >= len(images) and self._modes_agree and seen is images:
             watched = images.detach().requires_grad_()
             logits = self.target(watched)
             added = weigh(penalty(watched, logits, labels).sum(), len(images))
@@ -222,10 +223,12 @@ class Trainer:
                 values = penalty(watched, network(watched), labels[begin : begin + size]).sum()
                 values.backward()  # type: ignore[no-untyped-call]
                 total += values.detach()
-        # By the chain rule: gradients of the sum, times the derivative of what becomes of it.
-        total.requires_grad_()
-        added = weigh(total, len(images))
-        factor = torch.autograd.grad(added, total)[0]
+        # By the chain rule: gradients of the sum, times the derivative of what becomes of it. The
+        # sum is over all processes, so that their mean gradient is that of the whole mini-batch.
+        self.processes.average([total])
+        total.mul_(self.processes.count).requires_grad_()
+        added = weigh(total, len(images) * self.processes.count)
+        factor = torch.autograd.grad(added, total)[0] * self.processes.count
         for weight in self.target.classifier.parameters():
             if weight.grad is not None:
                 weight.grad.mul_(factor)
@@ -281,15 +284,17 @@ class Trainer:
 def _modes_agree(target: Target) -> bool:
     """Whether the network answers in training mode as it does when deployed.
 
-    Asked by trying, because dropout may be a function call that no module tells of.
+    Asked by trying, because dropout may be a function call that no module tells of; repeatedly,
+    because whole layers may be dropped seldom; from a seed, to get the same answer when resumed.
     """
     buffers = {name: value.clone() for name, value in target.classifier.named_buffers()}
     device = next(target.parameters()).device
     probe = torch.rand((4, *target.spec.shape), generator=generator_for(0, "probe")).to(device)
-    answers = []
-    for mode in (True, False):
-        target.classifier.train(mode)
-        answers.append(target(probe))
+    target.classifier.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        answers = [target(probe) for _ in range(PROBES)]
     for name, value in target.classifier.named_buffers():
         value.copy_(buffers[name])
-    return torch.equal(*answers)
+    target.classifier.eval()
+    return all(torch.equal(answer, target(probe)) for answer in answers)

@@ -1,0 +1,353 @@
+"""`harden` from beginning to end: its folder, its record, its refusals, and interruptions."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from torch import Tensor
+
+from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError, TargetError
+from prn_guard.nn.target import state_digest
+from tests.training import tiny_onnx
+from tests.training.hardening.requests import hardening
+from tests.training.small import everything, trained_target
+from tests.training.tiny_guard import TEST, TRAINING, Workplace, make_fitting_quick
+from training.attacks.fooling import predict
+from training.datasets import Pictures
+from training.guard import fit as fitting
+from training.guard.fit import fit
+from training.guard.folder import load_guard
+from training.hardening import command, validation
+from training.hardening import trainer as module
+from training.hardening.command import harden
+from training.hardening.job import MethodOptions
+from training.hardening.request import HardeningRequest
+from training.perturbations.bank import BankCriteria
+from training.targets import load_target
+from training.targets.options import InputOptions
+
+UAT: dict[str, Any] = {"method": "uat", "options": MethodOptions(rule="adam")}
+
+
+@pytest.fixture(autouse=True)
+def _short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "FINAL_STEPS", 5)
+    monkeypatch.setattr(validation.measure, "__kwdefaults__", {"steps": 5, "batch_size": 32})
+
+
+@pytest.fixture(scope="module")
+def hardened(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a hardening with test pictures; not to be written to."""
+    out = tmp_path_factory.mktemp("hardened") / "out"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(command, "FINAL_STEPS", 5)
+        request = hardening(work, **UAT)
+        harden(dataclasses.replace(request, test=_test_set(work)), out)
+    return out
+
+
+def _test_set(work: Workplace) -> Any:
+    return work.request().test
+
+
+def _record(folder: Path) -> Any:
+    return json.loads((folder / "hardening.json").read_text())
+
+
+def test_the_folder_holds_what_the_module_says(hardened: Path) -> None:
+    names = {path.name for path in hardened.iterdir()}
+    assert names == {"request.json", "hardening.json", "weights.safetensors", "training.svg"}
+
+
+def test_the_record_is_of_the_request_that_was_claimed(hardened: Path, work: Workplace) -> None:
+    record = _record(hardened)
+    assert record["request"] == json.loads((hardened / "request.json").read_text())
+    assert record["request"]["target weights"] == state_digest(trained_target())
+    assert record["request"]["method"] == "uat"
+    assert record["request"]["rule"] == "adam"
+    assert record["validation_pictures"] == round(0.1 * TRAINING)
+    assert [one["epoch"] for one in record["epochs"]] == [1, 2, 3]
+    assert record["test"]["before"]["clean"]["n"] == TEST
+    assert record["seconds"] > 0
+    for one in record["epochs"]:
+        assert one["score"] == (one["clean"]["value"] + one["universal"]["value"]) / 2
+
+
+def test_the_figure_before_is_that_of_the_target(hardened: Path, work: Workplace) -> None:
+    test = _test_set(work).pictures
+    right = (predict(trained_target(), test) == test.labels).double().mean()
+    assert _record(hardened)["test"]["before"]["clean"]["value"] == pytest.approx(float(right))
+
+
+def test_the_weights_are_those_of_the_best_epoch(hardened: Path, work: Workplace) -> None:
+    record = _record(hardened)
+    target = load_target(work.target, weights=str(hardened / "weights.safetensors")).target
+    assert state_digest(target) != state_digest(trained_target())
+    request = hardening(work, **UAT)
+    _, _, judging = command._parts(request)
+    clean = float((predict(target, judging) == judging.labels).double().mean())
+    best = record["epochs"][record["best_epoch"] - 1]
+    assert clean == best["clean"]["value"]
+    assert best["score"] == max(one["score"] for one in record["epochs"])
+    test = _test_set(work).pictures
+    right = float((predict(target, test) == test.labels).double().mean())
+    assert record["test"]["after"]["clean"]["value"] == right
+
+
+def _rows(pictures: Pictures) -> set[bytes]:
+    return {one.numpy().tobytes() for one in everything(pictures)}
+
+
+def test_validation_sees_neither_training_nor_test_pictures(
+    work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Pictures, Pictures]] = []
+    trained: list[Pictures] = []
+    measure, trainer = command.measure, command.Trainer
+
+    def look(target: Any, crafting: Pictures, judging: Pictures, **rest: Any) -> Any:
+        seen.append((crafting, judging))
+        return measure(target, crafting, judging, **rest)
+
+    def make(target: Any, pictures: Pictures, **rest: Any) -> Any:
+        trained.append(pictures)
+        return trainer(target, pictures, **rest)
+
+    monkeypatch.setattr(command, "measure", look)
+    monkeypatch.setattr(command, "Trainer", make)
+    request = hardening(work)
+    test = _test_set(work)
+    harden(dataclasses.replace(request, test=test), tmp_path / "out")
+    training, tested = _rows(trained[0]), _rows(test.pictures)
+    assert len(seen) == 5  # before, three epochs, after
+    for crafting, judging in seen[1:4]:
+        assert _rows(crafting) <= training
+        assert not _rows(judging) & (training | tested)
+    for crafting, judging in (seen[0], seen[4]):
+        assert _rows(crafting) <= training
+        assert _rows(judging) == tested
+
+
+def test_the_parts_are_all_pictures_once(work: Workplace) -> None:
+    request = hardening(work)
+    training, crafting, validating = command._parts(request)
+    assert len(training) + len(validating) == TRAINING
+    whole = sorted(one.numpy().tobytes() for one in everything(request.training.pictures))
+    parts = [*everything(training), *everything(validating)]
+    assert sorted(one.numpy().tobytes() for one in parts) == whole
+    assert len(crafting) == len(training)
+
+
+def _scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[dict[str, Tensor]]:
+    """Validation that finds these scores, and the weights that it was asked about."""
+    asked: list[dict[str, Tensor]] = []
+    measure = command.measure
+
+    def found(target: Any, *rest: Any, **named: Any) -> validation.Robustness:
+        state = target.classifier.state_dict()
+        asked.append({name: value.clone() for name, value in state.items()})
+        real = measure(target, *rest, **named)
+        score = scores[len(asked) - 1]
+        return dataclasses.replace(
+            real,
+            clean={**real.clean, "value": score},
+            universal={**real.universal, "value": score},
+        )
+
+    monkeypatch.setattr(command, "measure", found)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "best", "epochs"),
+    [
+        ([0.5, 0.9, 0.9, 0.6], 10, 2, 4),  # of two as good the earlier
+        ([0.5, 0.9, 0.8, 0.7], 2, 2, 4),
+        ([0.9, 0.8, 0.7, 0.95], 2, 1, 3),
+        ([0.9, 0.8, 0.7, 0.95], 1, 1, 2),
+        ([0.5, 0.6, 0.7, 0.8], 1, 4, 4),
+    ],
+)
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(
+    work: Workplace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    patience: int,
+    best: int,
+    epochs: int,
+) -> None:
+    asked = _scripted(monkeypatch, scores)
+    out = tmp_path / "out"
+    harden(hardening(work, rates={"epochs": 4, "patience": patience}), out)
+    record = _record(out)
+    assert record["best_epoch"] == best
+    assert len(record["epochs"]) == len(asked) == epochs
+    target = load_target(work.target, weights=str(out / "weights.safetensors")).target
+    for name, value in target.classifier.state_dict().items():
+        assert torch.equal(value, asked[best - 1][name])
+
+
+class _Stopped(BaseException):
+    """As if the process had been killed."""
+
+
+@pytest.mark.parametrize("where", ["step 1", "step 5", "step 13", "validation 1", "validation 2"])
+def test_an_interrupted_hardening_ends_with_the_same_bits(
+    hardened: Path,
+    work: Workplace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    kind, number = where.split()
+    calls: list[int] = []
+    out = tmp_path / "out"
+    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "STEPS_BETWEEN_CHECKPOINTS", 2)
+        save, write = module.Trainer._take_step, command.write_json
+
+        def counted(*arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) == int(number):
+                raise _Stopped
+            return (save if kind == "step" else write)(*arguments)
+
+        if kind == "step":
+            patch.setattr(module.Trainer, "_take_step", counted)
+        else:
+            # Between the weights of the best epoch and the history that tells of them.
+            patch.setattr(command, "write_json", counted)
+        with pytest.raises(_Stopped):
+            harden(request, out)
+    assert not (out / "hardening.json").exists()
+    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    harden(request, out)
+    same = "weights.safetensors"
+    assert (out / same).read_bytes() == (hardened / same).read_bytes()
+    timeless = [{**_record(folder), "seconds": 0} for folder in (out, hardened)]
+    assert timeless[0] == timeless[1]
+    assert not (out / "state").exists()
+
+
+def test_a_finished_hardening_is_not_done_again(
+    hardened: Path, work: Workplace, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    def never(*_: object, **__: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(command, "train", never)
+    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    assert harden(request, hardened) == _record(hardened)
+    said = "".join(capsys.readouterr())
+    assert "holds this very hardening already; nothing to do" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 6}, r"another seed \(5 there, 6 now\)"),
+        ({"epsilon": 0.1}, r"another epsilon \(0\.15 there, 0\.1 now\)"),
+        ({"method": "plain", "options": MethodOptions()}, r"another method \(uat there, plain now"),
+        ({"rates": {"learning_rate": 0.02}}, r"another learning_rate \(0\.01 there, 0\.02 now"),
+        ({"micro_batch": 4}, r"another micro batch \(None there, 4 now"),
+    ],
+)
+def test_the_folder_of_another_hardening_is_refused(
+    hardened: Path, work: Workplace, changes: dict[str, Any], message: str
+) -> None:
+    request = dataclasses.replace(hardening(work, **UAT | changes), test=_test_set(work))
+    with pytest.raises(InvalidArgumentError, match=f"holds a hardening with {message}"):
+        harden(request, hardened)
+
+
+def test_a_folder_of_other_files_and_a_file_are_refused(work: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(InvalidArgumentError, match=r"exists and holds no hardening"):
+            harden(hardening(work), out)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_damaged_record_is_refused(work: Workplace, tmp_path: Path) -> None:
+    request = hardening(work)
+    request.claim(tmp_path / "out")
+    (tmp_path / "out" / "hardening.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        harden(request, tmp_path / "out")
+
+
+def test_an_onnx_target_is_refused_before_anything_is_written(
+    work: Workplace, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_onnx.model().SerializeToString())
+    options = InputOptions(shape=(1, 12, 12), mean=(0.5,), std=(0.25,), channel_order="gray")
+    loaded = load_target(str(path), input_options=options)
+    with pytest.raises(TargetError, match=r"is an ONNX file.*--weights.*python -m training fit"):
+        hardening(work, loaded=loaded)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 10.0}, "epsilon is 10"),
+        ({"method": "magic"}, "no hardening method 'magic'"),
+        ({"options": MethodOptions(sigma=0.5)}, "plain has no use for sigma"),
+        ({"micro_batch": 0}, "micro_batch is 0; expected 1 or more"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(
+    work: Workplace, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        hardening(work, **changes)
+
+
+def test_too_few_pictures_to_train_on_are_refused(work: Workplace, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="216 pictures to train on, fewer than one mini-batch"):
+        harden(hardening(work, rates={"batch_size": 217}), tmp_path / "out")
+
+
+def test_training_starts_from_the_weights_that_are_given(
+    hardened: Path, work: Workplace, tmp_path: Path
+) -> None:
+    weights = hardened / "weights.safetensors"
+    found = []
+    for path in (weights, work.weights):
+        loaded = load_target(work.target, weights=str(path))
+        # A rate so low that weights in float32 stay where they are, and statistics with them.
+        request = hardening(work, loaded=loaded, rates={"learning_rate": 1e-30, "epochs": 1})
+        out = tmp_path / path.parent.name
+        assert harden(request, out)["request"]["target weights"] == request_digest(request, path)
+        found.append(load_target(work.target, weights=str(out / "weights.safetensors")))
+        start = load_target(work.target, weights=str(path)).target
+        for name, value in start.classifier.named_parameters():
+            end = dict(found[-1].target.classifier.named_parameters())[name]
+            assert torch.equal(value, end)
+    assert found[0].digest() != found[1].digest()
+
+
+def request_digest(request: HardeningRequest, path: Path) -> str:
+    """Of the weights in a file."""
+    return load_target(request.loaded.spec, weights=str(path)).digest()
+
+
+def test_a_hardened_target_can_be_guarded(
+    hardened: Path, work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_fitting_quick(monkeypatch)
+    anything = functools.partial(BankCriteria, least_fooling=0.0, most_cosine=1.0)
+    monkeypatch.setattr(fitting, "BankCriteria", anything)
+    loaded = load_target(work.target, weights=str(hardened / "weights.safetensors"))
+    request = dataclasses.replace(
+        work.request(members=2, held_out=1, synthetic=2, epochs=1), loaded=loaded
+    )
+    fit(request, tmp_path / "guard")
+    guard = load_guard(tmp_path / "guard")
+    assert state_digest(guard.target) == loaded.digest()

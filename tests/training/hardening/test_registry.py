@@ -1,0 +1,79 @@
+"""Methods by name, and what they are refused."""
+
+import re
+from typing import Any
+
+import pytest
+
+from prn_guard.errors import InvalidArgumentError
+from tests.training.hardening.networks import equal_states, linear, state, trainer
+from training.hardening.job import OPTIONS, HardeningJob, MethodOptions
+from training.hardening.registry import METHODS, check_options, harden, method
+
+VALUES: dict[str, Any] = {
+    "weight": 0.1, "projections": 2, "adversarial_share": 0.5, "rule": "sgd", "sharedness": 2,
+    "sigma": 0.3, "attack_steps": 2,
+}  # fmt: skip
+
+
+def _job(options: MethodOptions, **ball: Any) -> HardeningJob:
+    return HardeningJob(
+        trainer=trainer(linear()), **{"norm": "linf", "epsilon": 0.1} | ball, options=options
+    )
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    names = ", ".join(METHODS)
+    with pytest.raises(InvalidArgumentError, match=f"no hardening method 'jr'; .*one of: {names}"):
+        method("jr")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_option_is_used_or_refused(name: str) -> None:
+    assert set(VALUES) == set(OPTIONS)
+    fallback = {"sharedness": 2} if name == "shared" else {}
+    job = _job(MethodOptions(**fallback))
+    harden(name, job)
+    usual = state(job.trainer.target)
+    for option, value in VALUES.items():
+        job = _job(MethodOptions(**fallback | {option: value}))
+        if option not in method(name).takes:
+            takers = [other for other, one in METHODS.items() if option in one.takes]
+            message = f"{name} has no use for {option}: .*choose one of: {', '.join(takers)}."
+            with pytest.raises(InvalidArgumentError, match=message):
+                harden(name, job)
+        elif {option: value} != fallback:
+            harden(name, job)
+            assert not equal_states(usual, state(job.trainer.target)), option
+
+
+def test_options_that_are_left_out_are_no_options() -> None:
+    for name in METHODS:
+        check_options(name, MethodOptions())
+
+
+@pytest.mark.parametrize(
+    ("ball", "message"),
+    [
+        ({"epsilon": 8.0}, "epsilon is 8 in linf.*divide by 255"),
+        ({"epsilon": 0.0}, "epsilon is 0"),
+        ({"norm": "l1"}, "norm is 'l1'"),
+    ],
+)
+def test_a_ball_that_makes_no_sense_is_refused(ball: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        harden("uat", _job(MethodOptions(), **ball))
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_penalty_is_no_reward(weight: float) -> None:
+    with pytest.raises(InvalidArgumentError, match=re.escape(f"weight is {weight}; expected 0")):
+        MethodOptions(weight=weight)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_says_what_it_is_and_where_its_recipe_is_from(name: str) -> None:
+    one = method(name)
+    assert one.summary
+    assert one.source
+    assert one.recipe.epochs >= 10
