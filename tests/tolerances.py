@@ -95,6 +95,12 @@ BOOTSTRAP = Tolerance(
 CONFORMAL = Tolerance(
     0.0, 4e-3, "mean of 4,000 simulated rates of standard deviation 0.042: six standard errors"
 )
+JACOBIAN = Tolerance(
+    1e-4, 1e-5, "float32 gradients through two layers, against float64 central differences of 1e-6"
+)
+JACOBIAN_COSINE = Tolerance(
+    0.0, 1e-5, "a float32 product of unit vectors of up to 432 values: some ulps of 6e-8 each"
+)
 SURROGATE = Tolerance(1e-4, 1e-4, "float32 logits of a guard on blended pictures, against float64")
 SLOPE = Tolerance(1e-4, 1e-7, "central difference of 1e-5 or less in float64, away from kinks")
 TEXTURE = Tolerance(

@@ -74,6 +74,7 @@ def compare(
     parts: Sequence[str] = PARTS,
     pictures: int = PICTURES,
     steps: int = STEPS,
+    universal_steps: int | None = None,
     probes: int = PROBES,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def compare(
         pictures: so many of `judging`, as evenly over the classes as they allow, for Jacobians and
             rho_adv.
         steps: of each attack of the curves.
-        probes: radii that the search of epsilon_uni tries.
+        universal_steps: of each attack of the search of epsilon_uni; None takes its default.
+        probes: radii that this search tries.
         restart: throw away what an earlier run left.
 
     Returns:
@@ -114,6 +116,7 @@ def compare(
         "pictures for Jacobians and rho_adv": pictures,
         "attack": f"sign-pgd, {steps} steps of {BATCH} pictures",
         "rate": rate,
+        "universal steps": universal_steps,
         "probes": probes,
         "seed": seed,
         "prn-guard": __version__,
@@ -132,6 +135,7 @@ def compare(
         norm=norm,
         rate=rate,
         steps=steps,
+        universal_steps=universal_steps,
         probes=probes,
         seed=seed,
     )
@@ -163,6 +167,7 @@ class _Plan:
     norm: Norm
     rate: float
     steps: int
+    universal_steps: int | None
     probes: int
     seed: int
 
@@ -228,6 +233,7 @@ def _universal_robustness(network: Network, plan: _Plan) -> Mapping[str, Any]:
         {**plan.request, "network": network.identity},
         norm=plan.norm,
         rate=plan.rate,
+        steps=plan.universal_steps,
         number=plan.probes,
         seed=plan.seed,
     )

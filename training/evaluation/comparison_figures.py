@@ -24,6 +24,9 @@ WIDTH: Final = 6.4
 HEIGHT: Final = 4.0
 LEGEND_ROW: Final = 0.26
 """Inches that a row of the legend adds."""
+LEGEND_COLUMNS: Final = 2
+LETTERS: Final = 30
+"""Of a name in one of the columns."""
 LINES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -93,10 +96,10 @@ def accuracy_chart(content: Content) -> Figure | None:
             xerr=[[accuracy["value"] - accuracy["low"]], [accuracy["high"] - accuracy["value"]]],
             capsize=3,
             linestyle="",
-            label=plain(name),
+            label=_short(name),
             **_point(number),
         )
-    axes.set_yticks(range(len(rows)), [plain(name) for _, name, _ in rows])
+    axes.set_yticks(range(len(rows)), [_short(name) for _, name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_xlabel("accuracy on clean pictures, with 95 % intervals")
@@ -163,7 +166,7 @@ def similarity_chart(content: Content) -> Figure | None:
         color, marker, line = look(number)
         counts, edges = similarity["histogram"]["counts"], similarity["histogram"]["edges"]
         shares = [count / similarity["pairs"] for count in counts]
-        axes.stairs(shares, edges, fill=True, color=color, alpha=0.12)
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.08)
         axes.stairs(shares, edges, color=color, linestyle=line, linewidth=1.6)
         median = similarity["median"]
         width = edges[1] - edges[0]
@@ -173,10 +176,10 @@ def similarity_chart(content: Content) -> Figure | None:
             [0, height],
             color=color,
             linestyle=line,
-            linewidth=1.6,
+            linewidth=1,
             marker=marker,
             markevery=[1],
-            label=plain(f"{name}, median {median:.2f}"),
+            label=f"{_short(name)}, median {median:.2f}",
         )
     axes.set_xlim(-1, 1)
     axes.set_ylim(bottom=0)
@@ -198,8 +201,8 @@ def front_chart(content: Content) -> Figure | None:
         reached = found["epsilon"] is not None
         radius = found["epsilon"] if reached else found["not_reached"]
         points.append((measured["accuracy"]["clean_accuracy"]["value"], radius))
-        text = name if reached else f"{name} (not reached)"
-        axes.plot(*points[-1], linestyle="", label=plain(text), zorder=3, **_point(number))
+        text = _short(name) + ("" if reached else " (not reached)")
+        axes.plot(*points[-1], linestyle="", label=text, zorder=3, **_point(number))
     front = pareto_front(points)
     axes.plot(
         [points[number][0] for number in front],
@@ -225,6 +228,10 @@ CHARTS: Final[dict[str, Callable[[Content], Figure | None]]] = {
     "jacobian-similarity.png": similarity_chart,
     "accuracy-against-epsilon-uni.png": front_chart,
 }
+
+
+def _short(name: str) -> str:
+    return plain(name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…")
 
 
 def _with(content: Content, part: str) -> list[tuple[int, str, Mapping[str, Any]]]:
@@ -254,7 +261,7 @@ def _errorbars(
     color, marker, line = look(number)
     axes.errorbar(
         across, up, yerr=[below, above], color=color, marker=marker, linestyle=line,
-        linewidth=1.8, markersize=6, elinewidth=1, capsize=3, label=plain(name),
+        linewidth=1.8, markersize=6, elinewidth=1, capsize=3, label=_short(name),
     )  # fmt: skip
 
 
@@ -267,7 +274,7 @@ def _rates_over_epsilon(axes: Axes, content: Content, label: str) -> None:
 
 
 def _with_legend(rows: int) -> tuple[Figure, Axes]:
-    size = (WIDTH, HEIGHT + LEGEND_ROW * rows)
+    size = (WIDTH, HEIGHT + LEGEND_ROW * -(-rows // LEGEND_COLUMNS))
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
 
@@ -275,7 +282,7 @@ def _with_legend(rows: int) -> tuple[Figure, Axes]:
 def _finished(figure: Figure) -> Figure:
     (axes,) = figure.axes
     _bare(axes)
-    figure.legend(loc="outside lower left", frameon=False, fontsize=10)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=10, ncols=LEGEND_COLUMNS)
     return figure
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prn_guard import console
-from training.evaluation.tables import interval, percent
+from training.evaluation.tables import percent
 
 NOT_MEASURED = "-"
 
@@ -77,7 +77,9 @@ def _at(measured: Mapping[str, Any], part: str, epsilon: float) -> Any:
 def _share(part: Mapping[str, Any] | None, name: str) -> str:
     if part is None:
         return NOT_MEASURED
-    return f"{percent(part[name])} [{interval(part[name])}]"
+    figure = part[name]
+    # Without a space inside: a narrow terminal breaks before the bracket only.
+    return f"{percent(figure)} [{100 * figure['low']:.2f}-{100 * figure['high']:.2f}]"
 
 
 def _over_classes(point: Mapping[str, Any] | None) -> str:
@@ -98,4 +100,4 @@ def _number(part: Mapping[str, Any] | None, name: str) -> str:
     figure = None if part is None else part[name]
     if figure is None:
         return NOT_MEASURED
-    return f"{figure['value']:.4g} [{figure['low']:.4g} to {figure['high']:.4g}]"
+    return f"{figure['value']:.4g} [{figure['low']:.4g}-{figure['high']:.4g}]"

@@ -254,8 +254,10 @@ def _mean(norms: NDArray[np.float64], seed: int) -> Figure:
 def _summary(cosines: NDArray[np.float32]) -> Similarity | None:
     if not len(cosines):
         return None
-    counts, edges = np.histogram(cosines, bins=BINS, range=(-1.0, 1.0))
-    lower, median, upper = np.quantile(cosines.astype(np.float64), [0.25, 0.5, 0.75])
+    # NumPy would give float32 values float32 edges, and -0.97500002 for -0.975.
+    exact = cosines.astype(np.float64)
+    counts, edges = np.histogram(exact, bins=BINS, range=(-1.0, 1.0))
+    lower, median, upper = np.quantile(exact, [0.25, 0.5, 0.75])
     return Similarity(
         median=float(median),
         lower_quartile=float(lower),
