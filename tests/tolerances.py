@@ -103,6 +103,9 @@ TEXTURE = Tolerance(
 LATTICE_SLOPE = Tolerance(
     0.0, 1e-2, "a difference over 1/1024 of a lattice unit: fade and cross terms of that order"
 )
+SQUARED_JACOBIAN = Tolerance(
+    2e-6, 2e-6, "float32 double backward, its sums in another order: some ten roundings of 6e-8"
+)
 
 
 def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:
