@@ -256,8 +256,9 @@ def render(result: dict[str, Any]) -> str:
     )
     note = (
         f"Peer: {result['peer']}. Medians of steps taken in turn, in brackets 5 % to 95 % of the "
-        f"rounds; {result['hardware']}, one thread; {versions} (commit {result['commit']}). Relative differences of the exact "
-        f"penalty, of its gradient by the weights and of a whole step's gradient: {agreed}."
+        f"rounds; {result['hardware']}, one thread; {versions} (commit {result['commit']}). "
+        "Relative differences of the exact penalty, of its gradient by the weights and of a whole "
+        f"step's gradient: {agreed}."
     )
     return "\n".join([*_speed_table(result), "", *_memory_table(result), "", note]) + "\n"
 
