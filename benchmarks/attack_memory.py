@@ -18,6 +18,7 @@ import torch
 import typer
 
 from benchmarks.classifiers import resnet20
+from benchmarks.peak_memory import forget_peak, peak_mib
 from benchmarks.publishing import ROOT, commit, publish
 from prn_guard.files import read_json, write_json
 from training.attacks.aggregated_gradient import aggregated_gradient_uap
@@ -74,8 +75,9 @@ def one(
     torch.set_num_threads(1)
     target = resnet20()
     pictures = Subset(load_pictures(str(cifar10), split="train"), torch.arange(count))
-    _forget_peak()
-    before = _peak_mib()
+    # Reading the pictures takes more than attacking them.
+    forget_peak()
+    before = peak_mib()
     seen = 0
 
     def over(_: torch.Tensor) -> bool:
@@ -98,21 +100,10 @@ def one(
                 "attack": attack,
                 "pictures": count,
                 "before_mib": before,
-                "peak_mib": _peak_mib(),
+                "peak_mib": peak_mib(),
             }
         )
     )
-
-
-def _forget_peak() -> None:
-    """Let the peak begin anew: reading the pictures takes more than attacking them."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak_mib() -> float:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return round(int(line.split()[1]) / 1024, 1)
 
 
 def render(result: dict[str, Any]) -> str:

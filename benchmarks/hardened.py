@@ -94,7 +94,7 @@ def origin(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
     return {
         "request": record["request"],
-        "best_epoch": record["best_epoch"],
+        "kept_epoch": record["kept_epoch"],
         "epochs": record["epochs"],
         "seconds": record["seconds"],
         "hardware": record["hardware"],

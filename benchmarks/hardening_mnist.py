@@ -169,7 +169,7 @@ def _validated(name: str, row: Row, rows: dict[str, Row], training: NamedPicture
     """Validation accuracy of the epoch that was kept."""
     _network(name, rows | {name: row}, training)
     made = origin(FOLDER / name)
-    return float(made["epochs"][made["best_epoch"] - 1]["clean"]["value"])
+    return float(made["epochs"][made["kept_epoch"] - 1]["clean"]["value"])
 
 
 def render(result: dict[str, Any]) -> str:

@@ -125,6 +125,9 @@ SHARED_OUT = Tolerance(
 BFLOAT16 = Tolerance(
     0.0, 2e-2, "logits of about 1 rounded to 1/256 of them, averaged over eight pictures"
 )
+SQUARED_JACOBIAN = Tolerance(
+    2e-6, 2e-6, "float32 double backward, its sums in another order: some ten roundings of 6e-8"
+)
 
 
 def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:

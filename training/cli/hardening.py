@@ -140,8 +140,8 @@ def harden(
 
 
 def _print_record(record: dict[str, Any], out: Path) -> None:
-    best = record["epochs"][record["best_epoch"] - 1]
-    kept = f"epoch {record['best_epoch']} of {len(record['epochs'])}"
+    best = record["epochs"][record["kept_epoch"] - 1]
+    kept = f"epoch {record['kept_epoch']} of {len(record['epochs'])}"
     rows = [(f"validation, {kept}", *_cells(best, record["validation_pictures"]))]
     for name, figures in record["test"].items():
         if figures is not None:

@@ -2,7 +2,7 @@
 
 ```
 request.json          what was asked for
-weights.safetensors   the weights of the best epoch: give them to `--weights`
+weights.safetensors   the weights of the epoch that is kept: give them to `--weights`
 hardening.json        the record: request, validation after each epoch, figures before and after
 training.svg          accuracy after each epoch
 state/                of a hardening that is under way; removed when it ends
@@ -22,16 +22,17 @@ from prn_guard.files import read_json, write_bytes, write_json
 from training.attacks.subject import for_attacks, parted
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, Subset, held_in_memory
+from training.hardening.epochs import kept_epoch, may_be_kept
 from training.hardening.job import HardeningJob
 from training.hardening.processes import Processes, processes
 from training.hardening.registry import harden as train
-from training.hardening.request import REQUEST, HardeningRequest
+from training.hardening.request import HardeningRequest
 from training.hardening.trainer import Trainer
 from training.hardening.training_curve import training_curve
 from training.hardening.validation import measure
 from training.progress import tracked
 from training.randomness import generator_for
-from training.resuming import claim_folder
+from training.resuming import REQUEST, claim_folder
 from training.setting import hardware, versions
 from training.targets import save_target_state
 
@@ -40,7 +41,6 @@ WEIGHTS: Final = "weights.safetensors"
 STATE: Final = "state"
 CURVE: Final = "training.svg"
 HISTORY: Final = "history.json"
-BEST: Final = "best.safetensors"
 VALIDATION_SHARE: Final = 0.1
 VALIDATION_PICTURES: Final = 2000
 FINAL_STEPS: Final = 200
@@ -96,7 +96,7 @@ class _Hardening:
         self._seconds = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Train, keep the best epoch, report."""
+        """Train, keep one epoch, report."""
         request, state = self._request, self._out / STATE
         before = self._figures()
         if (state / HISTORY).exists():
@@ -131,20 +131,19 @@ class _Hardening:
                     options=request.options,
                 ),
             )
-        best, _ = load_tensors(state / BEST)
-        self._target.classifier.load_state_dict(best)
-        self._together.wait()
         if self._together.leads:
+            best, _ = load_tensors(state / _weights_of(kept_epoch(self._epochs)["epoch"]))
+            self._target.classifier.load_state_dict(best)
             record = self._record(before)
             save_target_state(self._target, self._out / WEIGHTS)
-            write_bytes(self._out / CURVE, training_curve(self._epochs))
+            write_bytes(self._out / CURVE, training_curve(self._epochs, kept=record["kept_epoch"]))
             write_json(self._out / RECORD, record)
             shutil.rmtree(state, ignore_errors=True)
         self._together.wait()
         return _read_record(self._out / RECORD)
 
     def _validate(self, epoch: int) -> bool:
-        """Measure, keep the weights if they are the best, and say whether to stop."""
+        """Measure, keep the weights where they may be wanted, and say whether to stop."""
         stop = False
         if self._together.leads:
             request = self._request
@@ -157,15 +156,21 @@ class _Hardening:
                 seed=request.seed,
             )
             earlier = [one for one in self._epochs if one["epoch"] < epoch]
-            self._epochs = [*earlier, {"epoch": epoch, "score": found.score(), **found.facts()}]
-            best = max(self._epochs, key=_score)
-            if best["epoch"] == epoch:
-                save_tensors(self._out / STATE / BEST, self._target.classifier.state_dict(), {})
-            write_json(
-                self._out / STATE / HISTORY, {"epochs": self._epochs, "seconds": self._seconds}
-            )
-            stop = epoch - best["epoch"] >= request.recipe.patience
+            self._epochs = [*earlier, {"epoch": epoch, **found.facts()}]
+            self._keep(epoch)
+            stop = epoch - kept_epoch(self._epochs)["epoch"] >= request.recipe.patience
         return self._together.leader_says(stop)
+
+    def _keep(self, epoch: int) -> None:
+        """Write this epoch's weights if they may be kept in the end; drop those that may not."""
+        state = self._out / STATE
+        wanted = {_weights_of(number) for number in may_be_kept(self._epochs)}
+        if _weights_of(epoch) in wanted:
+            save_tensors(state / _weights_of(epoch), self._target.classifier.state_dict(), {})
+        write_json(state / HISTORY, {"epochs": self._epochs, "seconds": self._seconds})
+        for path in state.glob(_weights_of("*")):
+            if path.name not in wanted:
+                path.unlink()
 
     def _last(self) -> str:
         if not self._epochs:
@@ -200,11 +205,10 @@ class _Hardening:
         ).facts()
 
     def _record(self, before: dict[str, Any] | None) -> dict[str, Any]:
-        best = max(self._epochs, key=_score)
         return {
             # As claimed at the beginning: the target's weights are others by now.
             "request": read_json(self._out / REQUEST),
-            "best_epoch": best["epoch"],
+            "kept_epoch": kept_epoch(self._epochs)["epoch"],
             "epochs": self._epochs,
             "validation_pictures": len(self._validation),
             "test": {"before": before, "after": self._figures()},
@@ -215,9 +219,8 @@ class _Hardening:
         }
 
 
-def _score(epoch: dict[str, Any]) -> float:
-    # Of two that are as good the earlier one, which is less far from the network as it was.
-    return float(epoch["score"])
+def _weights_of(epoch: int | str) -> str:
+    return f"epoch-{epoch}.safetensors"
 
 
 def _parts(request: HardeningRequest) -> tuple[Pictures, Pictures, Pictures]:

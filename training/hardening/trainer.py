@@ -23,6 +23,7 @@ from training.hardening.augmentation import augment
 from training.hardening.processes import Processes
 from training.hardening.recipe import Recipe
 from training.randomness import generator_for
+from training.twice_differentiable import twice_differentiable
 
 Validate = Callable[[int], bool]
 """Asked after every epoch, by its number from 1; true ends the training."""
@@ -204,7 +205,8 @@ class Trainer:
         else:
             added = self._add_gradient(images, labels, penalty, weigh, size)
             loss = F.cross_entropy(self.logits(seen), labels) + added
-        loss.backward()  # type: ignore[no-untyped-call]
+        # By the weights alone: nobody asks for the gradient by the pictures, which are leaves too.
+        loss.backward(inputs=self._weights())  # type: ignore[no-untyped-call]
         self._take_step(float(loss.detach()))
 
     def _add_gradient(
@@ -220,8 +222,10 @@ class Trainer:
         with self.as_deployed() as network:
             for begin in range(0, len(images), size):
                 watched = images[begin : begin + size].detach().requires_grad_()
-                values = penalty(watched, network(watched), labels[begin : begin + size]).sum()
-                values.backward()  # type: ignore[no-untyped-call]
+                with twice_differentiable():
+                    logits = network(watched)
+                values = penalty(watched, logits, labels[begin : begin + size]).sum()
+                values.backward(inputs=self._weights())  # type: ignore[no-untyped-call]
                 total += values.detach()
         # By the chain rule: gradients of the sum, times the derivative of what becomes of it. The
         # sum is over all processes, so that their mean gradient is that of the whole mini-batch.
@@ -233,6 +237,9 @@ class Trainer:
             if weight.grad is not None:
                 weight.grad.mul_(factor)
         return added.detach()
+
+    def _weights(self) -> list[Tensor]:
+        return [weight for weight in self.target.classifier.parameters() if weight.requires_grad]
 
     def _take_step(self, loss: float) -> None:
         if not abs(loss) < float("inf"):

@@ -15,14 +15,14 @@ LINES = (
 )
 
 
-def training_curve(epochs: Sequence[dict[str, Any]]) -> bytes:
+def training_curve(epochs: Sequence[dict[str, Any]], *, kept: int) -> bytes:
     """Accuracy on the validation pictures with its intervals, as SVG.
 
     Args:
         epochs: after each, its number and the figures `clean` and `universal`.
+        kept: number of the epoch whose weights are kept.
     """
     numbers = [one["epoch"] for one in epochs]
-    best = max(epochs, key=lambda one: float(one["score"]))["epoch"]
     with styled(LIGHT):
         figure = Figure(figsize=(5.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
@@ -40,7 +40,7 @@ def training_curve(epochs: Sequence[dict[str, Any]]) -> bytes:
             )
             axes.plot(numbers, values, marker=marker, linestyle=line, color=color, label=label)
         axes.axvline(
-            best, color=LIGHT.ink, linewidth=1, linestyle="-.", label="the epoch that is kept"
+            kept, color=LIGHT.ink, linewidth=1, linestyle="-.", label="the epoch that is kept"
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -30,10 +30,6 @@ class Robustness:
     universal: Figure
     """Under one universal perturbation, crafted on other pictures."""
 
-    def score(self) -> float:
-        """The mean of the two: what a better epoch is better in."""
-        return (self.clean["value"] + self.universal["value"]) / 2
-
     def facts(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
