@@ -19,7 +19,6 @@ def _epochs(*values: tuple[float, float]) -> list[dict[str, Any]]:
     return [
         {
             "epoch": number,
-            "score": (clean + universal) / 2,
             "clean": _figure(clean),
             "universal": _figure(universal),
         }
@@ -27,7 +26,7 @@ def _epochs(*values: tuple[float, float]) -> list[dict[str, Any]]:
     ]
 
 
-def test_both_series_are_drawn_with_their_intervals_and_the_best_epoch(
+def test_both_series_are_drawn_with_their_intervals_and_the_epoch_that_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     figures: list[Any] = []
@@ -38,7 +37,7 @@ def test_both_series_are_drawn_with_their_intervals_and_the_best_epoch(
         return figures[-1]
 
     monkeypatch.setattr(module, "Figure", keep)
-    training_curve(_epochs((0.9, 0.3), (0.92, 0.7), (0.8, 0.75)))
+    training_curve(_epochs((0.9, 0.3), (0.92, 0.7), (0.8, 0.75)), kept=2)
     axes = figures[0].axes[0]
     clean, universal, best = axes.lines
     assert_close(clean.get_xydata(), [(1, 0.9), (2, 0.92), (3, 0.8)], FIGURE)
@@ -58,6 +57,6 @@ def test_both_series_are_drawn_with_their_intervals_and_the_best_epoch(
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_chart_is_an_svg_without_a_date(count: int) -> None:
-    chart = training_curve(_epochs(*[(0.9, 0.5)] * count)).decode()
+    chart = training_curve(_epochs(*[(0.9, 0.5)] * count), kept=1).decode()
     assert chart.rstrip().endswith("</svg>")
     assert not re.search(r"<dc:date>\s*\d", chart)
