@@ -286,11 +286,9 @@ def _make_room(
         path.unlink()
         return
     check_same_request(before["request"], request, path, "a comparison")
-    known = before.get("networks", {})
+    known = {name: one["identity"] for name, one in before.get("networks", {}).items()}
     again = {one.name: one.identity for one in networks if one.name in known}
-    check_same_request(
-        {name: known[name].get("identity") for name in again}, again, path, "a comparison"
-    )
+    check_same_request(known, again, path, "a comparison")
 
 
 def _setting(judging: Pictures) -> dict[str, Any]:
