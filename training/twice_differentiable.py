@@ -57,7 +57,7 @@ class _OfImages(torch.autograd.Function):
         return _convolved(images, kernel, how)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         images, kernel = ctx.saved_tensors
         return _ImageGradient.apply(gradient, kernel, images.detach(), ctx.how), None, None
 
@@ -76,9 +76,7 @@ class _ImageGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, tangent: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         gradient, kernel = ctx.saved_tensors
         by_gradient = by_kernel = None
         if ctx.needs_input_grad[0]:
@@ -103,7 +101,7 @@ class _OfKernel(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         kernel, images = ctx.saved_tensors
         return _backward(gradient, images, kernel, ctx.how, (False, True))[1], None, None, None
 
@@ -117,7 +115,7 @@ class _Joined(torch.autograd.Function):
         return answer.view_as(answer)
 
     @staticmethod
-    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, gradient
 
 
@@ -131,7 +129,7 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     if isinstance(padding, str) or images.dim() != 4 or not images.requires_grad:
-        return F.conv2d(images, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     how = _Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
     answer: Tensor = _OfImages.apply(images, weight, how)
     zeros = _OfKernel.apply(weight, images.detach(), answer.detach(), how)
