@@ -59,11 +59,16 @@ def _shared(epsilon: float, sigma: float) -> Row:
 
 ROWS: Final[dict[str, Row]] = {
     "uat": Row(method="uat", recipe=recipe(METHODS["uat"].recipe, epochs=4, **COMMON)),
+    "uat, adam": Row(
+        method="uat",
+        recipe=recipe(METHODS["uat"].recipe, epochs=4, **COMMON),
+        options=MethodOptions(rule="adam"),
+    ),
     "uat-low-cost": Row(
         method="uat-low-cost", recipe=recipe(METHODS["uat-low-cost"].recipe, epochs=4, **COMMON)
     ),
     "shared, 18/255, sigma 0.7": _shared(18 / 255, 0.7),
-    "jacobian, 0.001": Row(
+    "jacobian, 0.0003": Row(
         method="jacobian",
         recipe=recipe(
             METHODS["jacobian"].recipe,
@@ -73,7 +78,7 @@ ROWS: Final[dict[str, Row]] = {
             largest_gradient=2.0,
             **COMMON,
         ),
-        options=MethodOptions(weight=0.001),
+        options=MethodOptions(weight=0.0003),
     ),
     "shared, 10/255, sigma 0.3": _shared(10 / 255, 0.3),
     "plain": Row(method="plain", recipe=recipe(METHODS["plain"].recipe, epochs=2, **COMMON)),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError, TargetError
+from prn_guard.files import write_json
 from prn_guard.nn.target import state_digest
 from tests.training import tiny_onnx
 from tests.training.hardening.requests import hardening
@@ -275,8 +276,8 @@ def test_a_folder_of_other_files_and_a_file_are_refused(work: Workplace, tmp_pat
 
 def test_a_damaged_record_is_refused(work: Workplace, tmp_path: Path) -> None:
     request = hardening(work)
-    request.claim(tmp_path / "out")
-    (tmp_path / "out" / "hardening.json").write_text("[]")
+    write_json(tmp_path / "out" / "request.json", request.fingerprint())
+    write_json(tmp_path / "out" / "hardening.json", [])
     with pytest.raises(ArtifactError, match="is damaged"):
         harden(request, tmp_path / "out")
 
