@@ -287,7 +287,7 @@ def test_an_onnx_target_is_refused_before_anything_is_written(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_onnx.model().SerializeToString())
-    options = InputOptions(shape=(1, 12, 12), mean=(0.5,), std=(0.25,), channel_order="gray")
+    options = InputOptions(shape=(1, 12, 12), mean=(0.5,), std=(0.25,), pixel_range=1)
     loaded = load_target(str(path), input_options=options)
     with pytest.raises(TargetError, match=r"is an ONNX file.*--weights.*python -m training fit"):
         hardening(work, loaded=loaded)
