@@ -11,7 +11,7 @@ from training.hardening.job import OPTIONS, HardeningJob, MethodOptions
 from training.hardening.registry import METHODS, check_options, harden, method
 
 VALUES: dict[str, Any] = {
-    "weight": 0.1, "projections": 2, "adversarial_share": 0.5, "rule": "sgd", "sharedness": 2,
+    "weight": 0.07, "projections": 2, "adversarial_share": 0.5, "rule": "sgd", "sharedness": 2,
     "sigma": 0.3, "attack_steps": 2,
 }  # fmt: skip
 
