@@ -18,6 +18,8 @@ from training.hardening.trainer import Trainer
 
 WEIGHT = 0.1
 """lambda on MNIST; 0.5 on CIFAR-10."""
+SMALLEST = 1e-12
+"""A sum below this has no root to descend: its derivative is infinite at zero."""
 
 
 def jacobian_post_processing(
@@ -48,7 +50,7 @@ def jacobian_post_processing(
             labels,
             images,
             penalty_along(trainer, projections),
-            lambda total, _: weight * total.sqrt(),
+            lambda total, _: weight * total.clamp(min=SMALLEST).sqrt(),
         )
 
 

@@ -1,7 +1,7 @@
 """How a network is fine-tuned: optimiser, rates and lengths."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from prn_guard.errors import InvalidArgumentError
 
 Augmentation = Literal["none", "flip", "crop-flip"]
+Optimizer = Literal["sgd", "adam"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Recipe:
         InvalidArgumentError: a value outside its range.
     """
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Optimizer = "sgd"
     epochs: int
     batch_size: int
     learning_rate: float
@@ -57,6 +58,12 @@ class Recipe:
                 f"largest_gradient is {self.largest_gradient}; expected above 0, or None to leave "
                 "gradients as they are."
             )
+        for name, kind in (("optimizer", Optimizer), ("augmentation", Augmentation)):
+            if getattr(self, name) not in get_args(kind):
+                raise InvalidArgumentError(
+                    f"{name} is {getattr(self, name)!r}; expected one of "
+                    f"{', '.join(get_args(kind))}."
+                )
         if any(not 0 < drop < 1 for drop in self.drops):
             raise InvalidArgumentError(
                 f"drops is {self.drops}; expected shares of the training, between 0 and 1."

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any, Final
 
+import torch
+
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import check_ball
 from training.hardening import (
@@ -99,4 +101,7 @@ def harden(name: str, job: HardeningJob) -> None:
     """
     check_ball(job.norm, job.epsilon, job.trainer.pictures.shape)
     check_options(name, job.options)
-    method(name).harden(job)
+    # Dropout is seeded anew at every step; the caller's own generator is left as it was.
+    device = job.trainer.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        method(name).harden(job)

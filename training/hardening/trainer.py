@@ -20,6 +20,7 @@ from prn_guard.nn.target import Target
 from training.checkpoint import Resumed, resume_training, save_training
 from training.datasets import Pictures
 from training.hardening.augmentation import augment
+from training.hardening.modes import modes_agree
 from training.hardening.processes import Processes
 from training.hardening.recipe import Recipe
 from training.randomness import generator_for
@@ -35,7 +36,6 @@ and labels `(B,)` to one value per picture, `(B,)`."""
 Weigh = Callable[[Tensor, int], Tensor]
 """Maps the sum `()` of a penalty and the number of pictures to what is added to the loss."""
 STEPS_BETWEEN_CHECKPOINTS: Final = 500
-PROBES: Final = 16
 
 
 @final
@@ -95,7 +95,7 @@ class Trainer:
         self._per_epoch = len(pictures) // recipe.batch_size
         self._running: float | None = None
         target.classifier.requires_grad_()
-        self._modes_agree = _modes_agree(target)
+        self._modes_agree = modes_agree(target)
         self._optimizer = recipe.build(target.classifier)
         resumed = Resumed()
         if checkpoint is not None and checkpoint.exists():
@@ -263,15 +263,16 @@ class Trainer:
         if self._on_step is not None:
             self._on_step(self.step, steps, self._running or 0.0)
         at_end = self.step % self._per_epoch == 0
-        if at_end:
-            self.processes.average(
-                value for value in self.target.classifier.buffers() if value.is_floating_point()
-            )
-            if self._validate is not None:
-                with self.as_deployed():
-                    self._ended = self._validate(self.step // self._per_epoch)
-        if at_end or self.step % STEPS_BETWEEN_CHECKPOINTS == 0:
-            self._save()
+        if not at_end and self.step % STEPS_BETWEEN_CHECKPOINTS:
+            return
+        # Before every checkpoint, because all processes will go on from the leader's.
+        self.processes.average(
+            value for value in self.target.classifier.buffers() if value.is_floating_point()
+        )
+        if at_end and self._validate is not None:
+            with self.as_deployed():
+                self._ended = self._validate(self.step // self._per_epoch)
+        self._save()
 
     def _save(self) -> None:
         if self._checkpoint is None or not self.processes.leads:
@@ -285,23 +286,3 @@ class Trainer:
             kept=self.state,
             facts=facts,
         )
-
-
-@torch.no_grad()
-def _modes_agree(target: Target) -> bool:
-    """Whether the network answers in training mode as it does when deployed.
-
-    Asked by trying, because dropout may be a function call that no module tells of; repeatedly,
-    because whole layers may be dropped seldom; from a seed, to get the same answer when resumed.
-    """
-    buffers = {name: value.clone() for name, value in target.classifier.named_buffers()}
-    device = next(target.parameters()).device
-    probe = torch.rand((4, *target.spec.shape), generator=generator_for(0, "probe")).to(device)
-    target.classifier.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        answers = [target(probe) for _ in range(PROBES)]
-    for name, value in target.classifier.named_buffers():
-        value.copy_(buffers[name])
-    target.classifier.eval()
-    return all(torch.equal(answer, target(probe)) for answer in answers)

@@ -28,10 +28,10 @@ from tests.training.hardening.networks import (
 )
 from tests.training.hardening.walk import RATE, batches_of, model_of
 from tests.training.small import CLASSES, VALUES, everything, pictures
-from training.hardening import trainer as module
 from training.hardening.input_gradient import squared_input_gradients
 from training.hardening.jacobian import jacobian_regularisation, penalty_along
 from training.hardening.jacobian_post_processing import jacobian_post_processing
+from training.hardening.modes import modes_agree
 from training.hardening.plain import fine_tune
 from training.hardening.trainer import Penalty, Trainer, Weigh
 
@@ -162,16 +162,16 @@ def test_a_layer_that_is_dropped_seldom_is_noticed_whatever_the_callers_random_n
         torch.manual_seed(seed)
         network = nn.Sequential(_Sometimes(), nn.Flatten(), nn.Linear(VALUES, CLASSES))
         before = torch.random.get_rng_state()
-        assert not module._modes_agree(Target(network, PLAIN_SPEC))
+        assert not modes_agree(Target(network, PLAIN_SPEC))
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_asking_whether_modes_agree_leaves_batch_statistics_alone() -> None:
     target = changing()
     before = state(target)
-    assert not module._modes_agree(target)
+    assert not modes_agree(target)
     assert equal_states(before, state(target))
-    assert module._modes_agree(unchanging())
+    assert modes_agree(unchanging())
 
 
 @pytest.mark.parametrize("drops", [(), (0.5,), (0.25, 0.5, 0.75)])
