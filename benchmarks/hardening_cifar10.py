@@ -44,19 +44,6 @@ COLUMNS: Final = (
 )  # fmt: skip
 COMMON: Final = {"augmentation": "crop-flip", "weight_decay": 1e-4}
 """As ResNets are trained on CIFAR-10 (He et al. 2016, section 4.2)."""
-
-
-def _shared(epsilon: float, sigma: float) -> Row:
-    return Row(
-        method="shared",
-        recipe=recipe(
-            METHODS["shared"].recipe, epochs=2, learning_rate=0.01, drops=(0.75,), **COMMON
-        ),
-        options=MethodOptions(sharedness=64, sigma=sigma),
-        epsilon=epsilon,
-    )
-
-
 ROWS: Final[dict[str, Row]] = {
     "uat": Row(method="uat", recipe=recipe(METHODS["uat"].recipe, epochs=4, **COMMON)),
     "uat, adam": Row(
@@ -67,7 +54,14 @@ ROWS: Final[dict[str, Row]] = {
     "uat-low-cost": Row(
         method="uat-low-cost", recipe=recipe(METHODS["uat-low-cost"].recipe, epochs=4, **COMMON)
     ),
-    "shared, 18/255, sigma 0.7": _shared(18 / 255, 0.7),
+    "shared, 12/255, sigma 0.5": Row(
+        method="shared",
+        recipe=recipe(
+            METHODS["shared"].recipe, epochs=4, learning_rate=0.01, drops=(0.5, 0.8), **COMMON
+        ),
+        options=MethodOptions(sharedness=64, sigma=0.5),
+        epsilon=12 / 255,
+    ),
     "jacobian, 0.0003": Row(
         method="jacobian",
         recipe=recipe(
@@ -80,7 +74,6 @@ ROWS: Final[dict[str, Row]] = {
         ),
         options=MethodOptions(weight=0.0003),
     ),
-    "shared, 10/255, sigma 0.3": _shared(10 / 255, 0.3),
     "plain": Row(method="plain", recipe=recipe(METHODS["plain"].recipe, epochs=2, **COMMON)),
 }
 

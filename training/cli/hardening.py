@@ -149,17 +149,19 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
     request = record["request"]
     ball = console.ball_text(request["norm"], request["epsilon"])
     console.print_table(
-        f"Hardened by {request['method']}; universal perturbations of {ball}",
-        ("pictures", "clean accuracy", "under a universal perturbation", "n"),
+        f"Accuracy, clean and under a universal perturbation, {ball}",
+        ("pictures", "clean, %", "95 %", "universal, %", "95 %", "n"),
         rows,
     )
     console.say(f"Weights, for --weights: {out / 'weights.safetensors'}")
 
 
-def _cells(figures: dict[str, Any], count: int) -> tuple[str, str, str]:
-    clean, universal = figures["clean"], figures["universal"]
+def _cells(figures: dict[str, Any], count: int) -> tuple[str, ...]:
+    return (*_percent(figures["clean"]), *_percent(figures["universal"]), str(count))
+
+
+def _percent(figure: dict[str, Any]) -> tuple[str, str]:
     return (
-        f"{clean['value']:.1%} ({clean['low']:.1%} to {clean['high']:.1%})",
-        f"{universal['value']:.1%} ({universal['low']:.1%} to {universal['high']:.1%})",
-        str(count),
+        f"{100 * figure['value']:.1f}",
+        f"{100 * figure['low']:.1f} to {100 * figure['high']:.1f}",
     )
