@@ -15,7 +15,7 @@ def _print_methods() -> None:
     from training.hardening.registry import METHODS
 
     for name, entry in METHODS.items():
-        console.say(f"{name:20} {entry.summary}")
+        console.say(f"{name:16} {entry.summary}")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -66,7 +66,7 @@ def _harden(job: HardeningJob) -> None:
 
 
 JACOBIAN_POST_PROCESSING = Method(
-    summary="Jacobian regularisation of a trained network, root of the sum",
+    summary="Jacobian regularisation as post-processing",
     harden=_harden,
     recipe=Recipe(optimizer="adam", epochs=10, batch_size=500, learning_rate=0.001),
     source="Adam and mini-batches of 500, Jakubovitz and Giryes, section 4",
