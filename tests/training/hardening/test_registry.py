@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 from prn_guard.errors import InvalidArgumentError
 from tests.training.hardening.networks import equal_states, linear, state, trainer
@@ -45,6 +46,29 @@ def test_each_option_is_used_or_refused(name: str) -> None:
         elif {option: value} != fallback:
             harden(name, job)
             assert not equal_states(usual, state(job.trainer.target)), option
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_callers_own_random_numbers_are_left_alone(name: str) -> None:
+    options = MethodOptions(sharedness=2) if name == "shared" else MethodOptions()
+    job = _job(options)
+    torch.manual_seed(7)
+    harden(name, job)
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_a_network_without_any_gradient_is_left_as_it_is_by_the_root_of_the_sum() -> None:
+    target = linear()
+    with torch.no_grad():
+        for weight in target.classifier.parameters():
+            weight.zero_()
+    options = MethodOptions(weight=1.0)
+    harden("jacobian-post", HardeningJob(
+        trainer=trainer(target), norm="linf", epsilon=0.1, options=options
+    ))  # fmt: skip
+    assert all(bool(value.isfinite().all()) for value in state(target).values())
 
 
 def test_options_that_are_left_out_are_no_options() -> None:

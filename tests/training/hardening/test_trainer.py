@@ -314,7 +314,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_weights_as_they_we
         {"epochs": 0}, {"batch_size": 0}, {"patience": 0}, {"learning_rate": 0.0},
         {"learning_rate": float("nan")}, {"learning_rate": float("inf")}, {"drops": (0.0,)},
         {"drops": (0.5, 1.0)}, {"momentum": -0.1}, {"momentum": 1.0}, {"weight_decay": -1e-4},
-        {"largest_gradient": 0.0}, {"largest_gradient": -1.0},
+        {"largest_gradient": 0.0}, {"largest_gradient": -1.0}, {"optimizer": "rmsprop"},
+        {"augmentation": "cutout"},
     ],
 )  # fmt: skip
 def test_recipes_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
