@@ -57,7 +57,7 @@ ROWS: Final[dict[str, Row]] = {
     "shared, 12/255, sigma 0.5": Row(
         method="shared",
         recipe=recipe(
-            METHODS["shared"].recipe, epochs=4, learning_rate=0.01, drops=(0.5, 0.8), **COMMON
+            METHODS["shared"].recipe, epochs=3, learning_rate=0.01, drops=(0.5, 0.8), **COMMON
         ),
         options=MethodOptions(sharedness=64, sigma=0.5),
         epsilon=12 / 255,

@@ -134,7 +134,7 @@ def main(
         rows[f"{name}, adversarial"] = _post(method, weight, SHARE)
         rows[f"{name}, from scratch"] = Row(
             method=method,
-            recipe=recipe(SCRATCH, epochs=8, batch_size=500),
+            recipe=recipe(SCRATCH, epochs=5, batch_size=500),
             options=MethodOptions(weight=weight),
         )
     networks = [
