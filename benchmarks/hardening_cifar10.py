@@ -66,6 +66,7 @@ ROWS: Final[dict[str, Row]] = {
         method="jacobian",
         recipe=recipe(
             METHODS["jacobian"].recipe,
+            optimizer="sgd",
             epochs=2,
             batch_size=128,
             learning_rate=0.01,

@@ -93,6 +93,7 @@ def harden(
     from training.hardening.command import harden as fine_tune
     from training.hardening.job import MethodOptions
     from training.hardening.processes import started
+    from training.hardening.registry import method as named
     from training.hardening.registry import recipe_of
     from training.hardening.request import HardeningRequest
 
@@ -134,6 +135,7 @@ def harden(
         device=device,
         processes=started(),
     )
+    console.say(f"{method}, recipe: {named(method).source}.")
     record = fine_tune(request, out, restart=restart)
     _print_record(record, out)
     console.write_result(json_file, record)
