@@ -34,7 +34,9 @@ def harden(
     ],
     test_images: Annotated[
         str | None,
-        typer.Option("--test-images", help="Report on these, before and after; they decide none."),
+        typer.Option(
+            "--test-images", help="Report on these, before and after; they decide nothing."
+        ),
     ] = None,
     norm: options.NormOption = "linf",
     weight: Annotated[
@@ -46,7 +48,9 @@ def harden(
     ] = None,
     adversarial_share: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of each mini-batch replaced by FGSM examples."),
+        typer.Option(
+            min=0, max=1, help="Share of each mini-batch replaced by adversarial examples."
+        ),
     ] = None,
     rule: Annotated[
         Literal["fgsm", "sgd", "adam"] | None,
@@ -63,7 +67,7 @@ def harden(
         int | None, typer.Option(min=1, help="Of the inner attack of shared and pgd.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="As all below, the method's own if left out.")
+        int | None, typer.Option(min=1, help="Like the next five, the method's own if left out.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At the beginning.")] = None,
