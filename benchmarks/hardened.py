@@ -1,6 +1,5 @@
 """Networks that benchmarks harden: one folder each, trained once, interrupted and resumed."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.publishing import ROOT, commit
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import Target, state_digest
+from prn_guard.nn.target import Target
 from training.attacks.norms import Norm
 from training.datasets import NamedPictures
 from training.hardening.command import RECORD, WEIGHTS, harden
@@ -102,16 +101,6 @@ def origin(folder: Path) -> dict[str, Any]:
         "versions": record["versions"],
         "commit": read_json(folder / ORIGIN)["commit"],
     }
-
-
-def identity(target: Target) -> str:
-    """What tells this network from another."""
-    return state_digest(target)
-
-
-def recipe(base: Recipe, **changes: Any) -> Recipe:
-    """A method's own recipe with some values replaced."""
-    return dataclasses.replace(base, **changes)
 
 
 def _with_weights(target: Target, path: Path) -> Target:

@@ -19,11 +19,11 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
-from benchmarks.hardened import WORK, Row, hardened, identity, origin
+from benchmarks.hardened import WORK, Row, hardened, origin
 from benchmarks.publishing import ROOT, publish, table
 from prn_guard.contract import InputSpec
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import Target
+from prn_guard.nn.target import Target, state_digest
 from training.allocator import keep_freed_memory
 from training.attacks.subject import for_attacks, parted
 from training.datasets import NamedPictures, load_pictures
@@ -148,7 +148,7 @@ def _measure(name: str, dataset: Dataset, source: str, seed: int) -> None:
             seed=seed,
         )
         networks.append(
-            Network(name=row, classifier=for_attacks(target, cpu), identity=identity(target))
+            Network(name=row, classifier=for_attacks(target, cpu), identity=state_digest(target))
         )
     crafting, judging = parted(
         training.pictures, load_pictures(source, split="test"), seed=seed, device=cpu
