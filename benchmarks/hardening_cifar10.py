@@ -167,8 +167,9 @@ def render(result: dict[str, Any]) -> str:
         f"{table(COLUMNS, rows, left=1)}\nlinf 8/255; {undefended['test_pictures']} test pictures, "
         f"the strongest of {len(undefended['attacks'])} attacks; epsilon_uni, an upper bound, on "
         f"{UNIVERSAL_PICTURES} of them, {UNIVERSAL_STEPS} steps of sign-PGD per radius; rho_adv "
-        f"on 200. One training each. {undefended['hardware']}, {undefended['threads']} thread of "
-        f"torch {undefended['versions']['torch']}, commit {', '.join(commits)}.\n"
+        f"on 200. One training each. {undefended['hardware']}, threads of torch "
+        f"{undefended['versions']['torch']}: {undefended['threads']}, commit "
+        f"{', '.join(commits)}.\n"
     )
 
 

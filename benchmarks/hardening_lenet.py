@@ -181,7 +181,8 @@ def render(result: dict[str, Any]) -> str:
                 cells = _cells(one, run["epsilon"], PUBLISHED[name].get(row))
                 lines.append([name, label, *cells])
     runs = [run for runs in result["sets"].values() for run in runs]
-    setting, trained = runs[0]["setting"], runs[0]["training"]["standard"]["request"]
+    setting, standard = runs[0]["setting"], runs[0]["training"]["standard"]
+    trained = standard["request"]
     radii = ", ".join(f"{name} {found[0]['epsilon']:g}" for name, found in result["sets"].items())
     epochs = ", ".join(
         f"{name} {found[0]['training']['standard']['request']['epochs']}"
@@ -193,8 +194,8 @@ def render(result: dict[str, Any]) -> str:
         "Jacobians, similarities and rho_adv on 1,000 of them; one attack per network (UER), one "
         f"per class (TSR). Each network from scratch: {trained['optimizer']}, rate "
         f"{trained['learning_rate']:g}, mini-batches of {trained['batch_size']}, epochs: {epochs}. "
-        f"{setting['hardware']}, 1 thread of torch {setting['versions']['torch']}, commit "
-        f"{', '.join(commits)}.\n"
+        f"{setting['hardware']}, threads of torch {setting['versions']['torch']}: "
+        f"{standard['threads']}, commit {', '.join(commits)}.\n"
     )
 
 

@@ -185,8 +185,8 @@ def render(result: dict[str, Any]) -> str:
         f"pictures: {weights}. Adversarial: {SHARE:.0%} of each mini-batch by FGSM, linf "
         f"{EPSILON:g}. Accuracy and UER on 10,000 test pictures, rho_adv and norms on 1,000 of "
         "them (DeepFool's norm on 200). One training each. "
-        f"{setting['hardware']}, 1 thread of torch {setting['versions']['torch']}, commit "
-        f"{', '.join(commits)}.\n"
+        f"{setting['hardware']}, threads of torch {setting['versions']['torch']}: "
+        f"{result['training'][BASE]['threads']}, commit {', '.join(commits)}.\n"
     )
 
 
