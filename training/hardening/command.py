@@ -64,6 +64,7 @@ def harden(request: HardeningRequest, out: Path, *, restart: bool = False) -> di
     Raises:
         InvalidArgumentError: `out` holds another hardening.
         DataError: too few pictures, or the loss stops being finite.
+        ArtifactError: the record or the state of an earlier run is damaged.
     """
     with processes(torch.device(request.device)) as together:
         if together.leads:

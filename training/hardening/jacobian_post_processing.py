@@ -4,9 +4,11 @@ Source: Jakubovitz and Giryes 2018, "Improving DNN Robustness to Adversarial Att
 Regularization", equation 4: `cross-entropy + lambda * sqrt(sum_i ||J(x_i)||_F^2)`, the sum over a
 mini-batch.
 
-Departures: the norm is estimated along one random direction per picture instead of all classes;
-over a mini-batch of 500 the estimate of the sum varies by some per cent. The Jacobian is that of
-the network as deployed, without the dropout of training.
+Departures: the cross-entropy is the mean over the mini-batch, where equation 4 as printed sums it,
+so that one lambda weighs the penalty as many times as much as a mini-batch has pictures; the norm
+is estimated along one random direction per picture instead of all classes; over a mini-batch of 500
+the estimate of the sum varies by some per cent. The Jacobian is that of the network as deployed,
+without the dropout of training.
 """
 
 from training.attacks.norms import Norm
@@ -40,6 +42,10 @@ def jacobian_post_processing(
         weight: lambda of equation 4.
         projections: random directions per picture; 0 takes every class, which is exact.
         adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+
+    Raises:
+        InvalidArgumentError: `projections` is below 0, or `adversarial_share` is not in [0, 1].
+        DataError: the loss stops being finite.
     """
     for images, labels in trainer.minibatches():
         seen = with_adversarial_share(
