@@ -1,6 +1,5 @@
 """Networks that benchmarks harden: one folder each, trained once, interrupted and resumed."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.publishing import ROOT, commit
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import Target, state_digest
+from prn_guard.nn.target import Target
 from training.attacks.norms import Norm
 from training.datasets import NamedPictures
 from training.hardening.command import RECORD, WEIGHTS, harden
@@ -19,7 +18,6 @@ from training.targets import LoadedTarget
 from training.targets.checkpoints import load_weights, read_checkpoint
 
 WORK: Final = ROOT / "runs" / "hardening"
-ORIGIN: Final = "origin.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +52,8 @@ def hardened(
 ) -> Target:
     """The network of row `name`, trained now or before, in `folder`.
 
+    One that was trained by another recipe is refused.
+
     Args:
         name: of the row.
         rows: of the table.
@@ -65,12 +65,12 @@ def hardened(
         seed: of every random choice.
     """
     row, target, out = rows[name], build(), folder / name
-    if (out / RECORD).exists():
-        return _with_weights(target, out / WEIGHTS)
     if row.start is not None:
         target = hardened(
             row.start, rows, build, training, folder, norm=norm, epsilon=epsilon, seed=seed
         )
+    if not _origin(out).exists():
+        write_json(_origin(out), {"commit": commit()})
     harden(
         HardeningRequest(
             loaded=LoadedTarget(target, name, None, len(training.pictures.class_names)),
@@ -85,7 +85,6 @@ def hardened(
         ),
         out,
     )
-    write_json(out / ORIGIN, {"commit": commit()})
     return _with_weights(build(), out / WEIGHTS)
 
 
@@ -100,18 +99,13 @@ def origin(folder: Path) -> dict[str, Any]:
         "hardware": record["hardware"],
         "threads": record["threads"],
         "versions": record["versions"],
-        "commit": read_json(folder / ORIGIN)["commit"],
+        "commit": read_json(_origin(folder))["commit"],
     }
 
 
-def identity(target: Target) -> str:
-    """What tells this network from another."""
-    return state_digest(target)
-
-
-def recipe(base: Recipe, **changes: Any) -> Recipe:
-    """A method's own recipe with some values replaced."""
-    return dataclasses.replace(base, **changes)
+def _origin(out: Path) -> Path:
+    """Beside the folder, because it is written before the training begins."""
+    return out.with_name(f"{out.name}.origin.json")
 
 
 def _with_weights(target: Target, path: Path) -> Target:

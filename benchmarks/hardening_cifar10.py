@@ -9,6 +9,7 @@ crafted on 5,000 training pictures, on all test pictures. Resumes from `runs/har
 writes `benchmarks/results/hardening_cifar10.json` and the table in docs/hardening.md.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,9 +17,10 @@ import torch
 import typer
 
 from benchmarks.classifiers import resnet20
-from benchmarks.hardened import WORK, Row, hardened, identity, origin, recipe
+from benchmarks.hardened import WORK, Row, hardened, origin
 from benchmarks.publishing import ROOT, commit, publish, table
 from prn_guard.files import read_json, write_json
+from prn_guard.nn.target import state_digest
 from training.allocator import keep_freed_memory
 from training.attacks.subject import Subject, for_attacks, parted
 from training.datasets import NamedPictures, evenly_spaced, load_pictures
@@ -45,18 +47,18 @@ COLUMNS: Final = (
 COMMON: Final = {"augmentation": "crop-flip", "weight_decay": 1e-4}
 """As ResNets are trained on CIFAR-10 (He et al. 2016, section 4.2)."""
 ROWS: Final[dict[str, Row]] = {
-    "uat": Row(method="uat", recipe=recipe(METHODS["uat"].recipe, epochs=4, **COMMON)),
+    "uat": Row(method="uat", recipe=replace(METHODS["uat"].recipe, epochs=4, **COMMON)),
     "uat, adam": Row(
         method="uat",
-        recipe=recipe(METHODS["uat"].recipe, epochs=4, **COMMON),
+        recipe=replace(METHODS["uat"].recipe, epochs=4, **COMMON),
         options=MethodOptions(rule="adam"),
     ),
     "uat-low-cost": Row(
-        method="uat-low-cost", recipe=recipe(METHODS["uat-low-cost"].recipe, epochs=4, **COMMON)
+        method="uat-low-cost", recipe=replace(METHODS["uat-low-cost"].recipe, epochs=4, **COMMON)
     ),
     "shared, 12/255, sigma 0.5": Row(
         method="shared",
-        recipe=recipe(
+        recipe=replace(
             METHODS["shared"].recipe, epochs=3, learning_rate=0.01, drops=(0.5, 0.8), **COMMON
         ),
         options=MethodOptions(sharedness=64, sigma=0.5),
@@ -64,7 +66,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "jacobian, 0.0003": Row(
         method="jacobian",
-        recipe=recipe(
+        recipe=replace(
             METHODS["jacobian"].recipe,
             optimizer="sgd",
             epochs=2,
@@ -75,7 +77,7 @@ ROWS: Final[dict[str, Row]] = {
         ),
         options=MethodOptions(weight=0.0003),
     ),
-    "plain": Row(method="plain", recipe=recipe(METHODS["plain"].recipe, epochs=2, **COMMON)),
+    "plain": Row(method="plain", recipe=replace(METHODS["plain"].recipe, epochs=2, **COMMON)),
 }
 
 
@@ -112,7 +114,7 @@ def _measure(name: str, training: NamedPictures, test: Any) -> None:
     crafting, judging = parted(training.pictures, test, seed=0, device=cpu)
     subject = Subject(
         attacked=target, deployed=target, crafting=crafting, judging=judging,
-        identity=identity(target),
+        identity=state_digest(target),
     )  # fmt: skip
     surveys = [
         survey(
@@ -126,7 +128,7 @@ def _measure(name: str, training: NamedPictures, test: Any) -> None:
         crafting,
         evenly_spaced(judging, UNIVERSAL_PICTURES),
         FOLDER / name / "robustness.json",
-        target=identity(target),
+        target=state_digest(target),
         norm="linf",
         epsilon=EPSILON,
         seed=0,
@@ -166,8 +168,9 @@ def render(result: dict[str, Any]) -> str:
         f"{table(COLUMNS, rows, left=1)}\nlinf 8/255; {undefended['test_pictures']} test pictures, "
         f"the strongest of {len(undefended['attacks'])} attacks; epsilon_uni, an upper bound, on "
         f"{UNIVERSAL_PICTURES} of them, {UNIVERSAL_STEPS} steps of sign-PGD per radius; rho_adv "
-        f"on 200. One training each. {undefended['hardware']}, {undefended['threads']} thread of "
-        f"torch {undefended['versions']['torch']}, commit {', '.join(commits)}.\n"
+        f"on 200. One training each. {undefended['hardware']}, threads of torch "
+        f"{undefended['versions']['torch']}: {undefended['threads']}, commit "
+        f"{', '.join(commits)}.\n"
     )
 
 

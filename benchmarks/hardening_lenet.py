@@ -19,11 +19,11 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
-from benchmarks.hardened import WORK, Row, hardened, identity, origin
+from benchmarks.hardened import WORK, Row, hardened, origin
 from benchmarks.publishing import ROOT, publish, table
 from prn_guard.contract import InputSpec
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import Target
+from prn_guard.nn.target import Target, state_digest
 from training.allocator import keep_freed_memory
 from training.attacks.subject import for_attacks, parted
 from training.datasets import NamedPictures, load_pictures
@@ -148,7 +148,7 @@ def _measure(name: str, dataset: Dataset, source: str, seed: int) -> None:
             seed=seed,
         )
         networks.append(
-            Network(name=row, classifier=for_attacks(target, cpu), identity=identity(target))
+            Network(name=row, classifier=for_attacks(target, cpu), identity=state_digest(target))
         )
     crafting, judging = parted(
         training.pictures, load_pictures(source, split="test"), seed=seed, device=cpu
@@ -181,7 +181,8 @@ def render(result: dict[str, Any]) -> str:
                 cells = _cells(one, run["epsilon"], PUBLISHED[name].get(row))
                 lines.append([name, label, *cells])
     runs = [run for runs in result["sets"].values() for run in runs]
-    setting, trained = runs[0]["setting"], runs[0]["training"]["standard"]["request"]
+    setting, standard = runs[0]["setting"], runs[0]["training"]["standard"]
+    trained = standard["request"]
     radii = ", ".join(f"{name} {found[0]['epsilon']:g}" for name, found in result["sets"].items())
     epochs = ", ".join(
         f"{name} {found[0]['training']['standard']['request']['epochs']}"
@@ -193,8 +194,8 @@ def render(result: dict[str, Any]) -> str:
         "Jacobians, similarities and rho_adv on 1,000 of them; one attack per network (UER), one "
         f"per class (TSR). Each network from scratch: {trained['optimizer']}, rate "
         f"{trained['learning_rate']:g}, mini-batches of {trained['batch_size']}, epochs: {epochs}. "
-        f"{setting['hardware']}, 1 thread of torch {setting['versions']['torch']}, commit "
-        f"{', '.join(commits)}.\n"
+        f"{setting['hardware']}, threads of torch {setting['versions']['torch']}: "
+        f"{standard['threads']}, commit {', '.join(commits)}.\n"
     )
 
 

@@ -11,6 +11,7 @@ Resumes from `runs/hardening`; writes `benchmarks/results/hardening_mnist.json` 
 docs/hardening.md.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,13 +19,13 @@ import torch
 import typer
 from torch import nn
 
-from benchmarks.hardened import WORK, Row, hardened, identity, origin, recipe
+from benchmarks.hardened import WORK, Row, hardened, origin
 from benchmarks.hardening_lenet import DATASETS
 from benchmarks.publishing import ROOT, publish, table
 from prn_guard.contract import InputSpec
 from prn_guard.errors import DataError
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.target import Target
+from prn_guard.nn.target import Target, state_digest
 from training.allocator import keep_freed_memory
 from training.attacks.subject import for_attacks, parted
 from training.datasets import NamedPictures, load_pictures
@@ -49,7 +50,7 @@ SCRATCH: Final = Recipe(
 GRIDS: Final[dict[str, tuple[float, ...]]] = {
     "input-gradient": (0.5, 2.5),
     "cross-lipschitz": (0.002, 0.008),
-    "jacobian-post": (0.001, 0.003, 0.01),
+    "jacobian-post": (0.1, 0.5, 1.5, 5.0),
 }
 NAMES: Final = {
     "input-gradient": "input gradient",
@@ -100,7 +101,7 @@ def untrained() -> Target:
 def _post(method: str, weight: float | None, share: float | None = None) -> Row:
     return Row(
         method=method,
-        recipe=recipe(METHODS[method].recipe, epochs=3, drops=(0.6,)),
+        recipe=replace(METHODS[method].recipe, epochs=3, drops=(0.6,)),
         options=MethodOptions(weight=weight, adversarial_share=share),
         start=BASE,
     )
@@ -134,14 +135,14 @@ def main(
         rows[f"{name}, adversarial"] = _post(method, weight, SHARE)
         rows[f"{name}, from scratch"] = Row(
             method=method,
-            recipe=recipe(SCRATCH, epochs=5, batch_size=500),
+            recipe=replace(SCRATCH, epochs=5, batch_size=500),
             options=MethodOptions(weight=weight),
         )
     networks = [
         Network(
             name=name,
             classifier=for_attacks(target, torch.device("cpu")),
-            identity=identity(target),
+            identity=state_digest(target),
         )
         for name, target in ((name, _network(name, rows, training)) for name in rows)
     ]
@@ -184,8 +185,8 @@ def render(result: dict[str, Any]) -> str:
         f"pictures: {weights}. Adversarial: {SHARE:.0%} of each mini-batch by FGSM, linf "
         f"{EPSILON:g}. Accuracy and UER on 10,000 test pictures, rho_adv and norms on 1,000 of "
         "them (DeepFool's norm on 200). One training each. "
-        f"{setting['hardware']}, 1 thread of torch {setting['versions']['torch']}, commit "
-        f"{', '.join(commits)}.\n"
+        f"{setting['hardware']}, threads of torch {setting['versions']['torch']}: "
+        f"{result['training'][BASE]['threads']}, commit {', '.join(commits)}.\n"
     )
 
 

@@ -109,7 +109,9 @@ TEXTURE = Tolerance(
 LATTICE_SLOPE = Tolerance(
     0.0, 1e-2, "a difference over 1/1024 of a lattice unit: fade and cross terms of that order"
 )
-JACOBIAN = Tolerance(1e-6, 1e-6, "a float32 vector divided by its length: some roundings of 6e-8")
+UNIT_VECTOR = Tolerance(
+    1e-6, 1e-6, "a float32 vector divided by its length: some roundings of 6e-8"
+)
 PROJECTED_NORM = Tolerance(
     0.0, 5.0, "standard errors that a mean of 400 draws is off; beyond 5 once in two million"
 )

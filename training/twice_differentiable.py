@@ -111,8 +111,10 @@ class _Joined(torch.autograd.Function):
     """The sum of an answer and of zeros, whose gradients are the same."""
 
     @staticmethod
-    def forward(_ctx: FunctionCtx, answer: Tensor, _zeros: Tensor) -> Tensor:
-        return answer.view_as(answer)
+    def forward(ctx: FunctionCtx, answer: Tensor, _zeros: Tensor) -> Tensor:
+        # Not as a view: what comes next may change the answer in place.
+        ctx.mark_dirty(answer)
+        return answer
 
     @staticmethod
     def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,9 +115,9 @@ def jacobian_penalty(model: SoftmaxRegression, weight: float) -> list[Array]:
 
 
 def root_penalty(model: SoftmaxRegression, weight: float, pictures: int) -> list[Array]:
-    """Gradient of `weight * sqrt(pictures * ||W||_F^2)`."""
+    """Gradient of `weight * sqrt(pictures * ||W||_F^2) / pictures`."""
     length = np.sqrt((model.matrix**2).sum())
-    return [weight * np.sqrt(pictures) * model.matrix / length, np.zeros_like(model.bias)]
+    return [weight / np.sqrt(pictures) * model.matrix / length, np.zeros_like(model.bias)]
 
 
 def input_gradient_penalty(

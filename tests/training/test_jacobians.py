@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_guard.errors import InvalidArgumentError
-from tests.tolerances import COSINE, DIFFERENCE_QUOTIENT, JACOBIAN, PROJECTED_NORM, assert_close
+from tests.tolerances import COSINE, DIFFERENCE_QUOTIENT, PROJECTED_NORM, UNIT_VECTOR, assert_close
 from tests.training.small import SHAPE, VALUES
 from training.jacobians import (
     basis_directions,
@@ -114,7 +114,7 @@ def test_random_directions_estimate_without_bias(number: int) -> None:
 def test_directions_are_unit_vectors_everywhere() -> None:
     directions = random_directions(2000, CLASSES, 2, generator=_seed(7)).double()
     assert directions.shape == (2, 2000, CLASSES)
-    assert_close(directions.norm(dim=2), np.ones((2, 2000)), JACOBIAN)
+    assert_close(directions.norm(dim=2), np.ones((2, 2000)), UNIT_VECTOR)
     second_moment = torch.einsum("nbi,nbj->ij", directions, directions) / 4000
     deviation = (second_moment - torch.eye(CLASSES) / CLASSES).abs().max()
     assert deviation < 4 * (1 / CLASSES) / 4000**0.5  # an entry's deviation is below 1 / K

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.tolerances import SQUARED_JACOBIAN, assert_close
 from training.jacobians import basis_directions, squared_norms
@@ -45,6 +46,31 @@ def _penalised(network: nn.Module, images: Tensor, *, quick: bool) -> tuple[Tens
 def test_it_is_what_torch_does(smooth: bool, affine: bool, layout: torch.memory_format) -> None:
     network = _network(smooth=smooth, affine=affine).to(memory_format=layout)  # type: ignore[call-overload]
     images = torch.randn(5, 2, 10, 10, generator=torch.Generator().manual_seed(6))
+    slow = _penalised(copy.deepcopy(network).double(), images.double(), quick=False)
+    quick = _penalised(network, images, quick=True)
+    assert_close(quick[0], slow[0], SQUARED_JACOBIAN)
+    for one, other in zip(quick[1], slow[1], strict=True):
+        scale = other.abs().max()
+        assert_close(one / scale, other / scale, SQUARED_JACOBIAN)
+
+
+class _InPlace(nn.Module):
+    """A pre-activation block: what follows its convolutions changes their answers in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer = self.second(F.softplus(F.relu_(self.first(images)) - 0.1))
+        answer += images
+        return answer.flatten(1)[:, :4]
+
+
+def test_answers_of_convolutions_may_be_changed_in_place() -> None:
+    torch.manual_seed(8)
+    network, images = _InPlace(), torch.randn(3, 2, 5, 5)
     slow = _penalised(copy.deepcopy(network).double(), images.double(), quick=False)
     quick = _penalised(network, images, quick=True)
     assert_close(quick[0], slow[0], SQUARED_JACOBIAN)

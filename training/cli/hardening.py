@@ -34,7 +34,9 @@ def harden(
     ],
     test_images: Annotated[
         str | None,
-        typer.Option("--test-images", help="Report on these, before and after; they decide none."),
+        typer.Option(
+            "--test-images", help="Report on these, before and after; they decide nothing."
+        ),
     ] = None,
     norm: options.NormOption = "linf",
     weight: Annotated[
@@ -46,7 +48,9 @@ def harden(
     ] = None,
     adversarial_share: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of each mini-batch replaced by FGSM examples."),
+        typer.Option(
+            min=0, max=1, help="Share of each mini-batch replaced by adversarial examples."
+        ),
     ] = None,
     rule: Annotated[
         Literal["fgsm", "sgd", "adam"] | None,
@@ -63,11 +67,14 @@ def harden(
         int | None, typer.Option(min=1, help="Of the inner attack of shared and pgd.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="As all below, the method's own if left out.")
+        int | None, typer.Option(min=1, help="Like the next five, the method's own if left out.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At the beginning.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0)] = None,
+    largest_gradient: Annotated[
+        float | None, typer.Option(help="Gradients are clipped to this l2 norm.")
+    ] = None,
     augmentation: Annotated[
         Literal["none", "flip", "crop-flip"] | None,
         typer.Option(help="What is done to training pictures; none if left out."),
@@ -92,7 +99,7 @@ def harden(
     from training.datasets import NamedPictures
     from training.hardening.command import harden as fine_tune
     from training.hardening.job import MethodOptions
-    from training.hardening.processes import started
+    from training.hardening.processes import leads, started
     from training.hardening.registry import method as named
     from training.hardening.registry import recipe_of
     from training.hardening.request import HardeningRequest
@@ -104,6 +111,7 @@ def harden(
         batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        largest_gradient=largest_gradient,
         augmentation=augmentation,
         patience=patience,
     )
@@ -135,10 +143,12 @@ def harden(
         device=device,
         processes=started(),
     )
-    console.say(f"{method}, recipe: {named(method).source}.")
+    if leads():
+        console.say(f"{method}, recipe: {named(method).source}.")
     record = fine_tune(request, out, restart=restart)
-    _print_record(record, out)
-    console.write_result(json_file, record)
+    if leads():
+        _print_record(record, out)
+        console.write_result(json_file, record)
 
 
 def _print_record(record: dict[str, Any], out: Path) -> None:

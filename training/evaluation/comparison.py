@@ -130,7 +130,7 @@ def compare(
         crafting=crafting,
         judging=judging,
         some=balanced(judging, pictures, seed=seed),
-        search=path.with_name(f"{path.name}.search.safetensors"),
+        search=_search_of(path),
         request=request,
         norm=norm,
         rate=rate,
@@ -284,11 +284,16 @@ def _make_room(
         return
     if restart:
         path.unlink()
+        _search_of(path).unlink(missing_ok=True)
         return
     check_same_request(before["request"], request, path, "a comparison")
     known = {name: one["identity"] for name, one in before.get("networks", {}).items()}
     again = {one.name: one.identity for one in networks if one.name in known}
     check_same_request(known, again, path, "a comparison")
+
+
+def _search_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.search.safetensors")
 
 
 def _setting(judging: Pictures) -> dict[str, Any]:

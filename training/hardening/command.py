@@ -64,6 +64,7 @@ def harden(request: HardeningRequest, out: Path, *, restart: bool = False) -> di
     Raises:
         InvalidArgumentError: `out` holds another hardening.
         DataError: too few pictures, or the loss stops being finite.
+        ArtifactError: the record or the state of an earlier run is damaged.
     """
     with processes(torch.device(request.device)) as together:
         if together.leads:
@@ -158,18 +159,20 @@ class _Hardening:
             earlier = [one for one in self._epochs if one["epoch"] < epoch]
             self._epochs = [*earlier, {"epoch": epoch, **found.facts()}]
             self._keep(epoch)
-            stop = epoch - kept_epoch(self._epochs)["epoch"] >= request.recipe.patience
+            stop = request.recipe.may_stop(epoch, kept_epoch(self._epochs)["epoch"])
         return self._together.leader_says(stop)
 
     def _keep(self, epoch: int) -> None:
         """Write this epoch's weights if they may be kept in the end; drop those that may not."""
         state = self._out / STATE
-        wanted = {_weights_of(number) for number in may_be_kept(self._epochs)}
-        if _weights_of(epoch) in wanted:
+        numbers = may_be_kept(self._epochs)
+        if epoch in numbers:
             save_tensors(state / _weights_of(epoch), self._target.classifier.state_dict(), {})
         write_json(state / HISTORY, {"epochs": self._epochs, "seconds": self._seconds})
+        # The trainer's checkpoint is not written yet: this epoch may be done once more.
+        wanted = {*numbers, *may_be_kept(self._epochs[:-1])}
         for path in state.glob(_weights_of("*")):
-            if path.name not in wanted:
+            if path.name not in map(_weights_of, wanted):
                 path.unlink()
 
     def _last(self) -> str:

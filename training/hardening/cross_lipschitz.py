@@ -41,6 +41,10 @@ def cross_lipschitz_regularisation(
         weight: lambda.
         projections: random directions per picture; 0 takes every class, which is exact.
         adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+
+    Raises:
+        InvalidArgumentError: `projections` is below 0, or `adversarial_share` is not in [0, 1].
+        DataError: the loss stops being finite.
     """
     for images, labels in trainer.minibatches():
         seen = with_adversarial_share(

@@ -36,6 +36,10 @@ def input_gradient_regularisation(
         epsilon: its radius on [0, 1] pixels.
         weight: lambda.
         adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+
+    Raises:
+        InvalidArgumentError: `adversarial_share` is not in [0, 1].
+        DataError: the loss stops being finite.
     """
     for images, labels in trainer.minibatches():
         seen = with_adversarial_share(

@@ -5,8 +5,9 @@ Perturbations", equation 11: `cross-entropy + lambda / 2 * mean_i ||J(x_i)||_F^2
 one random direction per picture (Hoffman, Roberts, Yaida 2019).
 
 Departures: the Jacobian is that of the network as deployed (stored batch statistics, no dropout),
-which the paper's LeNet does not tell apart; part of a mini-batch may be adversarial for the
-cross-entropy (the combination of Jakubovitz and Giryes), never for the penalty, as they found best.
+which the paper's LeNet does not tell apart, and by pixels in [0, 1], where the paper does not say
+by what scale of the input; part of a mini-batch may be adversarial for the cross-entropy (the
+combination of Jakubovitz and Giryes), never for the penalty.
 """
 
 from torch import Tensor
@@ -41,6 +42,10 @@ def jacobian_regularisation(
         weight: lambda of equation 11.
         projections: random directions per picture; 0 takes every class, which is exact.
         adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+
+    Raises:
+        InvalidArgumentError: `projections` is below 0, or `adversarial_share` is not in [0, 1].
+        DataError: the loss stops being finite.
     """
     for images, labels in trainer.minibatches():
         seen = with_adversarial_share(

@@ -4,9 +4,12 @@ Source: Jakubovitz and Giryes 2018, "Improving DNN Robustness to Adversarial Att
 Regularization", equation 4: `cross-entropy + lambda * sqrt(sum_i ||J(x_i)||_F^2)`, the sum over a
 mini-batch.
 
+Both terms are divided by the number of pictures, because equation 4 sums the cross-entropy, too,
+over the mini-batch.
+
 Departures: the norm is estimated along one random direction per picture instead of all classes;
 over a mini-batch of 500 the estimate of the sum varies by some per cent. The Jacobian is that of
-the network as deployed, without the dropout of training.
+the network as deployed, without the dropout of training, and by pixels in [0, 1].
 """
 
 from training.attacks.norms import Norm
@@ -31,7 +34,7 @@ def jacobian_post_processing(
     projections: int = PROJECTIONS,
     adversarial_share: float = 0.0,
 ) -> None:
-    """Minimise `cross-entropy + weight * sqrt(sum ||J||_F^2)`.
+    """Minimise `(sum of cross-entropies + weight * sqrt(sum ||J||_F^2)) / pictures`.
 
     Args:
         trainer: a trained network, pictures and recipe.
@@ -40,6 +43,10 @@ def jacobian_post_processing(
         weight: lambda of equation 4.
         projections: random directions per picture; 0 takes every class, which is exact.
         adversarial_share: share of each mini-batch that is replaced by FGSM examples.
+
+    Raises:
+        InvalidArgumentError: `projections` is below 0, or `adversarial_share` is not in [0, 1].
+        DataError: the loss stops being finite.
     """
     for images, labels in trainer.minibatches():
         seen = with_adversarial_share(
@@ -50,7 +57,7 @@ def jacobian_post_processing(
             labels,
             images,
             penalty_along(trainer, projections),
-            lambda total, _: weight * total.clamp(min=SMALLEST).sqrt(),
+            lambda total, count: weight * total.clamp(min=SMALLEST).sqrt() / count,
         )
 
 

@@ -28,6 +28,10 @@ def low_cost_universal_adversarial_training(
         norm: of the ball.
         epsilon: its radius on [0, 1] pixels.
         rule: how the perturbation ascends: FGSM (equation 6), SGD (equation 7) or Adam.
+
+    Raises:
+        InvalidArgumentError: an unknown rule.
+        DataError: the loss stops being finite.
     """
     perturbation = kept_perturbation(trainer)
     for images, labels in trainer.minibatches():

@@ -9,12 +9,16 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from datetime import timedelta
+from typing import Final, final
 
 import torch
 from torch import Tensor, distributed
 
 from prn_guard.errors import InvalidArgumentError
+
+LONGEST_WAIT: Final = timedelta(hours=6)
+"""The others wait while the leading process measures; by default torch gives up after minutes."""
 
 
 @final
@@ -76,6 +80,11 @@ class Processes:
             distributed.barrier()
 
 
+def leads() -> bool:
+    """Whether this is the process that reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def started() -> int:
     """How many processes `torchrun` started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,14 +92,25 @@ def started() -> int:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
-    """The processes that `torchrun` started, connected while the block runs; else this one."""
+    """The processes that `torchrun` started, connected while the block runs; else this one.
+
+    Raises:
+        InvalidArgumentError: more processes than GPUs.
+    """
     count = started()
     if count == 1:
         yield Processes()
         return
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        place, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= found:
+            raise InvalidArgumentError(
+                f"torchrun started process {place + 1} on a machine with {found} GPUs. Give at "
+                f"most --nproc-per-node {found}."
+            )
+        torch.cuda.set_device(place)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Processes(distributed.get_rank(), count)
     finally:

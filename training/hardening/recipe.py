@@ -73,6 +73,10 @@ class Recipe:
         """The learning rate when the share `progress` in [0, 1) of the training is done."""
         return self.learning_rate * 0.1 ** sum(progress >= drop for drop in self.drops)
 
+    def may_stop(self, epoch: int, kept: int) -> bool:
+        """Whether to end after `epoch`, `kept` being the best yet; never before the last drop."""
+        return epoch >= max(self.drops, default=0) * self.epochs and epoch - kept >= self.patience
+
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of those weights of `network` that may change."""
         weights = [weight for weight in network.parameters() if weight.requires_grad]

@@ -55,6 +55,7 @@ def recipe_of(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    largest_gradient: float | None = None,
     augmentation: Augmentation | None = None,
     patience: int | None = None,
 ) -> Recipe:
@@ -68,6 +69,7 @@ def recipe_of(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
+        "largest_gradient": largest_gradient,
         "augmentation": augmentation,
         "patience": patience,
     }

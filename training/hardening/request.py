@@ -9,7 +9,7 @@ from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.hardening.job import MethodOptions
 from training.hardening.recipe import Recipe
-from training.hardening.registry import check_options
+from training.hardening.registry import check_options, method
 from training.targets import LoadedTarget
 
 
@@ -58,6 +58,10 @@ class HardeningRequest:
         check_options(self.method, self.options)
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InvalidArgumentError(f"micro_batch is {self.micro_batch}; expected 1 or more.")
+        if self.micro_batch is not None and "weight" not in method(self.method).takes:
+            raise InvalidArgumentError(
+                f"{self.method} has no penalty that micro_batch could part: leave it out."
+            )
         if self.test is not None:
             check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
         if self.loaded.onnx is not None:

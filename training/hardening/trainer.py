@@ -59,6 +59,7 @@ class Trainer:
         DataError: fewer pictures than one mini-batch.
         InvalidArgumentError: mini-batches that the processes cannot share evenly.
         ArtifactError: the checkpoint is damaged or another training's.
+        TargetError: the network has no weights, or auxiliary heads.
     """
 
     def __init__(
@@ -85,7 +86,6 @@ class Trainer:
         self.target = target
         self.pictures = pictures
         self.recipe = recipe
-        self.device = next(target.parameters()).device
         self._seed = seed
         self._checkpoint = checkpoint
         self._micro_batch = micro_batch
@@ -96,6 +96,7 @@ class Trainer:
         self._running: float | None = None
         target.classifier.requires_grad_()
         self._modes_agree = modes_agree(target)
+        self.device = next(target.parameters()).device
         self._optimizer = recipe.build(target.classifier)
         resumed = Resumed()
         if checkpoint is not None and checkpoint.exists():
@@ -196,8 +197,8 @@ class Trainer:
         """
         self._optimizer.zero_grad()
         size = self._micro_batch or len(images)
-        alone = self.processes.count == 1
-        if alone and size >= len(images) and self._modes_agree and seen is images:
+        together = self._modes_agree and not self._mixed_precision and seen is images
+        if together and self.processes.count == 1 and size >= len(images):
             watched = images.detach().requires_grad_()
             logits = self.target(watched)
             added = weigh(penalty(watched, logits, labels).sum(), len(images))

@@ -6,7 +6,8 @@ pictures, then ascends the perturbation with a second backward pass, then projec
 
 Departures: perturbed pictures are kept in [0, 1]; the ascent looks at the network as deployed
 (stored batch statistics), which saves gradients of the weights; steps of the SGD and Adam rules,
-which the paper does not state, are in epsilons.
+which the paper does not state, are in epsilons, and SGD's gradient is scaled to a largest value of
+1, so that its steps are of one length however small the gradient has become.
 """
 
 import torch
@@ -40,6 +41,10 @@ def universal_adversarial_training(
         norm: of the ball.
         epsilon: its radius on [0, 1] pixels.
         rule: how the perturbation ascends: FGSM (equation 6), SGD (equation 7) or Adam.
+
+    Raises:
+        InvalidArgumentError: an unknown rule.
+        DataError: the loss stops being finite.
     """
     perturbation = kept_perturbation(trainer)
     for images, labels in trainer.minibatches():

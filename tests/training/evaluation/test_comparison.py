@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from prn_guard.errors import ArtifactError, InvalidArgumentError
 from tests.training.small import pictures, trained_target
 from tests.training.tiny_guard import partly_mislabelled
+from training.attacks.job import AttackJob
 from training.evaluation import comparison, universal_robustness
 from training.evaluation.comparison import PARTS, RESULTS, Network, compare
 from training.evaluation.jacobian_geometry import balanced, jacobian_geometry
@@ -150,6 +152,23 @@ def test_another_comparison_is_refused_and_thrown_away_when_wished(tmp_path: Pat
     (tmp_path / RESULTS).write_text('{"fooling_rate": 0.9}')
     with pytest.raises(ArtifactError, match="no result file of this command"):
         _compare(tmp_path, "trained", parts=["accuracy"], restart=True)
+
+
+def test_a_comparison_that_begins_anew_searches_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafted: list[str] = []
+    craft = universal_robustness.craft
+
+    def counted(name: str, job: AttackJob) -> Tensor:
+        crafted.append(name)
+        return craft(name, job)
+
+    monkeypatch.setattr(universal_robustness, "craft", counted)
+    first = _compare(tmp_path, "trained", parts=["universal-robustness"])
+    again = _compare(tmp_path, "trained", parts=["universal-robustness"], restart=True)
+    assert crafted == ["sign-pgd"] * 6
+    assert _without_seconds(again) == _without_seconds(first)
 
 
 def test_a_network_that_is_wrong_by_itself_needs_no_perturbation(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Methods by name, and what they are refused."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from prn_guard.errors import InvalidArgumentError
 from tests.training.hardening.networks import equal_states, linear, state, trainer
 from training.hardening.job import OPTIONS, HardeningJob, MethodOptions
-from training.hardening.registry import METHODS, check_options, harden, method
+from training.hardening.registry import METHODS, check_options, harden, method, recipe_of
 
 VALUES: dict[str, Any] = {
     "weight": 0.07, "projections": 2, "adversarial_share": 0.5, "rule": "sgd", "sharedness": 2,
@@ -95,9 +96,29 @@ def test_a_penalty_is_no_reward(weight: float) -> None:
         MethodOptions(weight=weight)
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("uat", {"batch_size": 128, "momentum": 0.9, "drops": (0.5, 0.75), "optimizer": "sgd"}),
+        ("shared", {"batch_size": 128, "momentum": 0.9, "epochs": 65, "learning_rate": 0.0025}),
+        ("shared", {"drops": (50 / 65,), "optimizer": "sgd"}),
+        ("jacobian-post", {"batch_size": 500, "optimizer": "adam"}),
+        ("cross-lipschitz", {"batch_size": 500, "optimizer": "adam"}),
+        ("input-gradient", {"batch_size": 500, "optimizer": "adam"}),
+    ],
+)
+def test_recipes_are_those_of_the_papers(name: str, published: dict[str, Any]) -> None:
+    own = method(name).recipe
+    assert {key: getattr(own, key) for key in published} == published
+
+
+def test_low_cost_training_differs_from_the_alternating_one_by_its_passes_alone() -> None:
+    assert method("uat-low-cost").recipe == method("uat").recipe
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_each_method_says_what_it_is_and_where_its_recipe_is_from(name: str) -> None:
-    one = method(name)
-    assert one.summary
-    assert one.source
-    assert one.recipe.epochs >= 10
+def test_a_value_replaces_that_of_the_recipe_and_no_other(name: str) -> None:
+    own = method(name).recipe
+    assert recipe_of(name) == own
+    changed = recipe_of(name, learning_rate=0.123, largest_gradient=4.5)
+    assert changed == dataclasses.replace(own, learning_rate=0.123, largest_gradient=4.5)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prn_guard.errors import DataError, InvalidArgumentError
+from prn_guard.errors import DataError
 from prn_guard.nn.target import Target
 from tests.tolerances import BFLOAT16, LOGIT, PENALISED_STEP, WEIGHT_STEPS, assert_close
 from tests.training.hardening.networks import (
     BATCH,
-    PLAIN_SPEC,
     ball,
     changing,
     equal_states,
@@ -27,11 +26,10 @@ from tests.training.hardening.networks import (
     vector,
 )
 from tests.training.hardening.walk import RATE, batches_of, model_of
-from tests.training.small import CLASSES, VALUES, everything, pictures
+from tests.training.small import everything, pictures
 from training.hardening.input_gradient import squared_input_gradients
 from training.hardening.jacobian import jacobian_regularisation, penalty_along
 from training.hardening.jacobian_post_processing import jacobian_post_processing
-from training.hardening.modes import modes_agree
 from training.hardening.plain import fine_tune
 from training.hardening.trainer import Penalty, Trainer, Weigh
 
@@ -146,32 +144,6 @@ def test_a_penalty_is_each_pictures_own_and_of_the_network_as_deployed() -> None
         assert training.target.classifier.training
     assert_close(values[0][:1], values[1][:1], LOGIT)
     assert not torch.equal(values[0][1:], values[1][1:])
-
-
-class _Sometimes(nn.Module):
-    """Drops the whole batch in one of seven passes in training mode."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training and torch.rand(()) < 1 / 7:
-            return images * 0
-        return images
-
-
-def test_a_layer_that_is_dropped_seldom_is_noticed_whatever_the_callers_random_numbers() -> None:
-    for seed in range(10):
-        torch.manual_seed(seed)
-        network = nn.Sequential(_Sometimes(), nn.Flatten(), nn.Linear(VALUES, CLASSES))
-        before = torch.random.get_rng_state()
-        assert not modes_agree(Target(network, PLAIN_SPEC))
-        assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_asking_whether_modes_agree_leaves_batch_statistics_alone() -> None:
-    target = changing()
-    before = state(target)
-    assert not modes_agree(target)
-    assert equal_states(before, state(target))
-    assert modes_agree(unchanging())
 
 
 @pytest.mark.parametrize("drops", [(), (0.5,), (0.25, 0.5, 0.75)])
@@ -308,21 +280,6 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_weights_as_they_we
     assert equal_states(before, state(target))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0}, {"batch_size": 0}, {"patience": 0}, {"learning_rate": 0.0},
-        {"learning_rate": float("nan")}, {"learning_rate": float("inf")}, {"drops": (0.0,)},
-        {"drops": (0.5, 1.0)}, {"momentum": -0.1}, {"momentum": 1.0}, {"weight_decay": -1e-4},
-        {"largest_gradient": 0.0}, {"largest_gradient": -1.0}, {"optimizer": "rmsprop"},
-        {"augmentation": "cutout"},
-    ],
-)  # fmt: skip
-def test_recipes_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"^{next(iter(wrong))} is "):
-        recipe(**wrong)
-
-
 def test_bfloat16_is_for_cross_entropies_alone_and_stays_near_float32() -> None:
     kinds: list[torch.dtype] = []
 
@@ -349,6 +306,17 @@ def test_bfloat16_is_for_cross_entropies_alone_and_stays_near_float32() -> None:
     assert layers == [torch.float32, torch.bfloat16]
     assert all(weight.dtype == torch.float32 for weight in target.parameters())
     assert not torch.equal(before, vector(target))
+
+
+def test_a_network_without_modes_is_run_in_bfloat16_too_where_that_is_asked() -> None:
+    target = unchanging()
+    layers: list[torch.dtype] = []
+    target.classifier[0].register_forward_hook(lambda _m, _i, output: layers.append(output.dtype))
+    training = trainer(target, mixed_precision=True)
+    images, labels = first_batch(training)
+    layers.clear()
+    training.descend_penalised(images, labels, images, penalty_along(training, 1), _mean)
+    assert layers == [torch.float32, torch.bfloat16]
 
 
 def test_a_training_in_bfloat16_comes_near_one_in_float32() -> None:
