@@ -78,3 +78,6 @@ class Method:
     """Where the recipe is from."""
     takes: frozenset[Option] = frozenset()
     """The options that have a meaning for it; others are refused."""
+    check: Callable[[MethodOptions, int], None] | None = None
+    """Refuses, before any work is done, options that make no sense for mini-batches of so many
+    pictures; None where none could."""

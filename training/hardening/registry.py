@@ -93,6 +93,23 @@ def check_options(name: str, options: MethodOptions) -> None:
             )
 
 
+def check_request(name: str, options: MethodOptions, pictures: int) -> None:
+    """Refuse options that the method of that name has no use for, or not in such mini-batches.
+
+    Args:
+        name: of the method.
+        options: what it is told.
+        pictures: of each mini-batch, in one process.
+
+    Raises:
+        InvalidArgumentError: no method has that name, or an option makes no sense for it.
+    """
+    check_options(name, options)
+    check = method(name).check
+    if check is not None:
+        check(options, pictures)
+
+
 def harden(name: str, job: HardeningJob) -> None:
     """Train the network of `job` in place by the method of that name.
 

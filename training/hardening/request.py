@@ -9,7 +9,7 @@ from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.hardening.job import MethodOptions
 from training.hardening.recipe import Recipe
-from training.hardening.registry import check_options, method
+from training.hardening.registry import check_request, method
 from training.targets import LoadedTarget
 
 
@@ -55,7 +55,8 @@ class HardeningRequest:
 
     def __post_init__(self) -> None:
         check_ball(self.norm, self.epsilon, self.training.pictures.shape)
-        check_options(self.method, self.options)
+        pictures = self.recipe.batch_size // self.processes
+        check_request(self.method, self.options, pictures)
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InvalidArgumentError(f"micro_batch is {self.micro_batch}; expected 1 or more.")
         if self.micro_batch is not None and "weight" not in method(self.method).takes:

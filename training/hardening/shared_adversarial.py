@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import Norm
-from training.hardening.heaps import LOSS_THRESHOLD, heap_perturbations, under_heaps
-from training.hardening.job import HardeningJob, Method
+from training.hardening.heaps import LOSS_THRESHOLD, check_heaps, heap_perturbations, under_heaps
+from training.hardening.job import HardeningJob, Method, MethodOptions
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
 
@@ -55,8 +55,7 @@ def shared_adversarial_training(
     Raises:
         InvalidArgumentError: `sigma` or `sharedness` is out of range.
     """
-    if not 0 <= sigma <= 1:
-        raise InvalidArgumentError(f"sigma is {sigma}; expected between 0 and 1.")
+    check_sigma(sigma)
 
     def thresholded(perturbed: Tensor, labels: Tensor) -> Tensor:
         logits = trainer.target(perturbed)
@@ -84,6 +83,21 @@ def shared_adversarial_training(
         trainer.descend(sigma * adversarial + (1 - sigma) * clean)
 
 
+def check_sigma(sigma: float) -> None:
+    """Refuse a weight of the adversarial part that is no share.
+
+    Raises:
+        InvalidArgumentError: `sigma` is not in [0, 1].
+    """
+    if not 0 <= sigma <= 1:
+        raise InvalidArgumentError(f"sigma is {sigma}; expected between 0 and 1.")
+
+
+def _check(options: MethodOptions, pictures: int) -> None:
+    check_heaps(pictures, SHAREDNESS if options.sharedness is None else options.sharedness)
+    check_sigma(SIGMA if options.sigma is None else options.sigma)
+
+
 def _harden(job: HardeningJob) -> None:
     shared_adversarial_training(
         job.trainer,
@@ -101,4 +115,5 @@ SHARED_ADVERSARIAL = Method(
     recipe=Recipe(epochs=65, batch_size=128, learning_rate=0.0025, drops=(50 / 65,)),
     source="section 6.1 of its paper: 65 epochs, batch 128, momentum 0.9, 0.0025, a tenth after 50",
     takes=frozenset({"sharedness", "sigma", "attack_steps"}),
+    check=_check,
 )

@@ -254,7 +254,6 @@ def test_a_finished_hardening_is_not_done_again(
         ({"epsilon": 0.1}, r"another epsilon \(0\.15 there, 0\.1 now\)"),
         ({"method": "plain", "options": MethodOptions()}, r"another method \(uat there, plain now"),
         ({"rates": {"learning_rate": 0.02}}, r"another learning_rate \(0\.01 there, 0\.02 now"),
-        ({"micro_batch": 4}, r"another micro batch \(None there, 4 now"),
     ],
 )
 def test_the_folder_of_another_hardening_is_refused(
@@ -298,7 +297,13 @@ def test_an_onnx_target_is_refused_before_anything_is_written(
         ({"epsilon": 10.0}, "epsilon is 10"),
         ({"method": "magic"}, "no hardening method 'magic'"),
         ({"options": MethodOptions(sigma=0.5)}, "plain has no use for sigma"),
+        ({"method": "shared", "options": MethodOptions(sharedness=5)}, "sharedness is 5"),
+        (
+            {"method": "shared", "options": MethodOptions(sharedness=2, sigma=1.5)},
+            "sigma is 1.5",
+        ),
         ({"micro_batch": 0}, "micro_batch is 0; expected 1 or more"),
+        ({"micro_batch": 4}, "plain has no penalty that micro_batch could part"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(
