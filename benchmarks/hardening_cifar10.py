@@ -69,7 +69,7 @@ ROWS: Final[dict[str, Row]] = {
         recipe=replace(
             METHODS["jacobian"].recipe,
             optimizer="sgd",
-            epochs=2,
+            epochs=1,
             batch_size=128,
             learning_rate=0.01,
             largest_gradient=2.0,
