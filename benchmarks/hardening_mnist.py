@@ -184,9 +184,9 @@ def render(result: dict[str, Any]) -> str:
     return (
         f"{table(COLUMNS, rows, left=1)}\nMNIST, {PICTURES} training pictures; "
         "post-processing of the first row unless it says otherwise. Weights, the largest that kept "
-        f"{LEAST_ACCURACY:.1%} of the validation pictures: {weights}. "
-        f"Adversarial: {SHARE:.0%} of each mini-batch by FGSM, linf {EPSILON:g}. Accuracy and UER on 10,000 test pictures, rho_adv and norms on 1,000 of "
-        "them (DeepFool's norm on 200). One training each. "
+        f"{LEAST_ACCURACY:.1%} of the validation pictures: {weights}. Adversarial: {SHARE:.0%} of "
+        f"each mini-batch by FGSM, linf {EPSILON:g}. Accuracy and UER on 10,000 test pictures, "
+        "rho_adv and norms on 1,000 of them (DeepFool's norm on 200). One training each. "
         f"{setting['hardware']}, threads of torch {setting['versions']['torch']}: "
         f"{result['training'][BASE]['threads']}, commit {', '.join(commits)}.\n"
     )
