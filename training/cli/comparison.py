@@ -52,12 +52,6 @@ def compare(
             "universal-robustness; may be repeated.",
         ),
     ] = None,
-    targeted: Annotated[
-        bool,
-        typer.Option(
-            "--targeted/--no-targeted", help="Whether to attack towards each class: many attacks."
-        ),
-    ] = True,
     pictures: Annotated[
         int, typer.Option(min=1, help="Pictures for Jacobians and rho_adv.")
     ] = 1000,
@@ -99,7 +93,7 @@ def compare(
         epsilons=radii,
         seed=seed,
         rate=rate,
-        parts=[one for one in part or PARTS if targeted or one != "targeted"],
+        parts=part or PARTS,
         pictures=pictures,
         steps=steps,
         restart=restart,
