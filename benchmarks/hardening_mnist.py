@@ -50,8 +50,8 @@ SCRATCH: Final = Recipe(
     optimizer="adam", epochs=8, batch_size=100, learning_rate=0.002, drops=(0.5, 0.75)
 )
 GRIDS: Final[dict[str, tuple[float, ...]]] = {
-    "input-gradient": (0.5, 2.5),
-    "cross-lipschitz": (0.002, 0.008),
+    "input-gradient": (0.5, 2.5, 12.5),
+    "cross-lipschitz": (0.002, 0.008, 0.04),
     "jacobian-post": (0.1, 0.5, 1.5, 5.0),
 }
 NAMES: Final = {
