@@ -1,7 +1,7 @@
 """The command that changes the classifier itself: harden."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +9,9 @@ from prn_guard import console
 from training.cli import options
 from training.cli.loading import Loading, device_named, unbundled
 from training.cli.methods import lists_methods
+
+if TYPE_CHECKING:
+    from training.hardening.request import HardeningRequest
 
 
 def _print_methods() -> None:
@@ -100,7 +103,6 @@ def harden(
     from training.hardening.command import harden as fine_tune
     from training.hardening.job import MethodOptions
     from training.hardening.processes import leads, started
-    from training.hardening.registry import method as named
     from training.hardening.registry import recipe_of
     from training.hardening.request import HardeningRequest
 
@@ -144,17 +146,34 @@ def harden(
         processes=started(),
     )
     if leads():
-        console.say(f"{method}, recipe: {named(method).source}.")
+        _say_recipe(request, started_from_weights=loading.weights is not None)
     record = fine_tune(request, out, restart=restart)
     if leads():
         _print_record(record, out)
         console.write_result(json_file, record)
 
 
+def _say_recipe(request: "HardeningRequest", *, started_from_weights: bool) -> None:
+    from training.hardening.registry import method
+
+    if not started_from_weights:
+        console.say("No --weights: the training starts from what the factory gives.")
+    recipe = request.recipe
+    console.say(
+        f"{request.method}: {recipe.optimizer}, rate {recipe.learning_rate:g}, {recipe.epochs} "
+        f"epochs of mini-batches of {recipe.batch_size}. The method's own recipe: "
+        f"{method(request.method).source}."
+    )
+
+
 def _print_record(record: dict[str, Any], out: Path) -> None:
     best = record["epochs"][record["kept_epoch"] - 1]
     kept = f"epoch {record['kept_epoch']} of {len(record['epochs'])}"
-    rows = [(f"validation, {kept}", *_cells(best, record["validation_pictures"]))]
+    count = record["validation_pictures"]
+    rows = [
+        ("validation, before", *_cells(record["validation_before"], count)),
+        (f"validation, {kept}", *_cells(best, count)),
+    ]
     for name, figures in record["test"].items():
         if figures is not None:
             rows.append((f"test, {name}", *_cells(figures, figures["clean"]["n"])))

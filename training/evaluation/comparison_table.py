@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from prn_guard import console
-from training.evaluation.tables import percent
 
 NOT_MEASURED = "-"
 
@@ -54,19 +53,20 @@ def print_comparison(content: Mapping[str, Any]) -> None:
         ),
         robustness_rows(content),
         note=f"{ball}; the attacker knows the network: {request['attack']}.{n} In brackets 95 % "
-        "intervals; of TSR the standard deviation over classes. epsilon_uni is an upper bound.",
+        "intervals; of TSR the standard deviation over classes. epsilon_uni is an upper bound, by "
+        "an attack of its own, longer than that of UER and TSR.",
     )  # fmt: skip
     rows = jacobian_rows(content)
     if rows:
         console.print_table(
             "Jacobians of the logits",
             (
-                "network", "mean norm", "after DeepFool", "stacked norm", "bound of eq. 9",
+                "network", "mean norm", "after DeepFool", "stacked norm", "sum of norms",
                 "median similarity",
             ),
             rows,
-            note=f"At {request['pictures for Jacobians and rho_adv']} pictures or fewer, which "
-            "rho_adv is of as well; the bound is the sum of their norms.",
+            note=f"Jacobians and rho_adv are of {request['pictures for Jacobians and rho_adv']} "
+            "pictures, or all if there are fewer.",
         )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _share(part: Mapping[str, Any] | None, name: str) -> str:
         return NOT_MEASURED
     figure = part[name]
     # Without a space inside: a narrow terminal breaks before the bracket only.
-    return f"{percent(figure)} [{100 * figure['low']:.2f}-{100 * figure['high']:.2f}]"
+    return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}-{100 * figure['high']:.1f}]"
 
 
 def _over_classes(point: Mapping[str, Any] | None) -> str:
@@ -100,4 +100,4 @@ def _number(part: Mapping[str, Any] | None, name: str) -> str:
     figure = None if part is None else part[name]
     if figure is None:
         return NOT_MEASURED
-    return f"{figure['value']:.4g} [{figure['low']:.4g}-{figure['high']:.4g}]"
+    return f"{figure['value']:.3g} [{figure['low']:.3g}-{figure['high']:.3g}]"

@@ -17,7 +17,7 @@ from typing import Any, Final, final
 import torch
 
 from prn_guard import console
-from prn_guard.errors import ArtifactError, DataError
+from prn_guard.errors import ArtifactError, InvalidArgumentError, PrnGuardError
 from prn_guard.files import read_json, write_bytes, write_json
 from training.attacks.subject import for_attacks, parted
 from training.checkpoint import load_tensors, save_tensors
@@ -26,7 +26,11 @@ from training.hardening.epochs import kept_epoch, may_be_kept
 from training.hardening.job import HardeningJob
 from training.hardening.processes import Processes, processes
 from training.hardening.registry import harden as train
-from training.hardening.request import HardeningRequest
+from training.hardening.request import (
+    VALIDATION_PICTURES,
+    HardeningRequest,
+    validation_count,
+)
 from training.hardening.trainer import Trainer
 from training.hardening.training_curve import training_curve
 from training.hardening.validation import measure
@@ -41,8 +45,6 @@ WEIGHTS: Final = "weights.safetensors"
 STATE: Final = "state"
 CURVE: Final = "training.svg"
 HISTORY: Final = "history.json"
-VALIDATION_SHARE: Final = 0.1
-VALIDATION_PICTURES: Final = 2000
 FINAL_STEPS: Final = 200
 FINAL_BATCH: Final = 128
 
@@ -63,13 +65,18 @@ def harden(request: HardeningRequest, out: Path, *, restart: bool = False) -> di
 
     Raises:
         InvalidArgumentError: `out` holds another hardening.
-        DataError: too few pictures, or the loss stops being finite.
+        DataError: the loss stops being finite.
         ArtifactError: the record or the state of an earlier run is damaged.
     """
     with processes(torch.device(request.device)) as together:
+        refusal: PrnGuardError | None = None
         if together.leads:
-            claim_folder(out, request.fingerprint(), "hardening", ours=OURS, restart=restart)
-        together.wait()
+            try:
+                claim_folder(out, request.fingerprint(), "hardening", ours=OURS, restart=restart)
+            except PrnGuardError as error:
+                refusal = error
+        if together.leader_says(refusal is not None):
+            raise refusal or InvalidArgumentError("Refused by the leading process; see there.")
         if (out / RECORD).exists():
             console.say(f"{out} holds this very hardening already; nothing to do.")
             return _read_record(out / RECORD)
@@ -94,22 +101,20 @@ class _Hardening:
         self._target = for_attacks(request.loaded.target, torch.device(request.device))
         self._training, self._crafting, self._validation = _parts(request)
         self._epochs: list[dict[str, Any]] = []
+        self._before: dict[str, Any] = {}
         self._seconds = 0.0
 
     def run(self) -> dict[str, Any]:
         """Train, keep one epoch, report."""
         request, state = self._request, self._out / STATE
-        before = self._figures()
-        if (state / HISTORY).exists():
-            kept = read_json(state / HISTORY)
-            self._epochs, self._seconds = kept["epochs"], kept["seconds"]
+        self._begin()
         begin = time.monotonic() - self._seconds
         with tracked(f"Hardening by {request.method}") as track:
 
             def on_step(done: int, total: int, loss: float) -> None:
                 self._seconds = time.monotonic() - begin
                 if self._together.leads:
-                    track(done, total, f"loss {loss:.3f}{self._last()}")
+                    track(done, total, f"loss {loss:.3f}")
 
             trainer = Trainer(
                 self._target,
@@ -123,6 +128,8 @@ class _Hardening:
                 validate=self._validate,
                 on_step=on_step,
             )
+            if trainer.step and self._together.leads:
+                console.say(f"Going on after step {trainer.step}.")
             train(
                 request.method,
                 HardeningJob(
@@ -135,19 +142,43 @@ class _Hardening:
         if self._together.leads:
             best, _ = load_tensors(state / _weights_of(kept_epoch(self._epochs)["epoch"]))
             self._target.classifier.load_state_dict(best)
-            record = self._record(before)
+            record = self._record()
             save_target_state(self._target, self._out / WEIGHTS)
-            write_bytes(self._out / CURVE, training_curve(self._epochs, kept=record["kept_epoch"]))
+            write_bytes(
+                self._out / CURVE,
+                training_curve(
+                    [self._before["validation"], *self._epochs], kept=record["kept_epoch"]
+                ),
+            )
             write_json(self._out / RECORD, record)
             shutil.rmtree(state, ignore_errors=True)
         self._together.wait()
         return _read_record(self._out / RECORD)
 
-    def _validate(self, epoch: int) -> bool:
-        """Measure, keep the weights where they may be wanted, and say whether to stop."""
-        stop = False
-        if self._together.leads:
-            request = self._request
+    def _begin(self) -> None:
+        """Measure the classifier as it comes, unless an interrupted run did."""
+        path = self._out / STATE / HISTORY
+        if not self._together.leads:
+            return
+        if path.exists():
+            kept = read_json(path)
+            self._before, self._epochs = kept["before"], kept["epochs"]
+            self._seconds = kept["seconds"]
+            return
+        self._before = {
+            "validation": {"epoch": 0, **self._measured("validation pictures, before")},
+            "test": self._test_figures("before"),
+        }
+        self._write_history()
+
+    def _write_history(self) -> None:
+        history = {"before": self._before, "epochs": self._epochs, "seconds": self._seconds}
+        write_json(self._out / STATE / HISTORY, history)
+
+    def _measured(self, title: str) -> dict[str, Any]:
+        """Figures of the network as it is, on the validation pictures."""
+        request = self._request
+        with tracked(f"Attacking, to measure: {title}") as track:
             found = measure(
                 self._target,
                 self._crafting,
@@ -155,11 +186,23 @@ class _Hardening:
                 norm=request.norm,
                 epsilon=request.epsilon,
                 seed=request.seed,
+                on_step=track,
             )
+        return found.facts()
+
+    def _validate(self, epoch: int) -> bool:
+        """Measure, keep the weights where they may be wanted, and say whether to stop."""
+        stop = False
+        if self._together.leads:
+            found = self._measured(f"validation pictures, epoch {epoch}")
             earlier = [one for one in self._epochs if one["epoch"] < epoch]
-            self._epochs = [*earlier, {"epoch": epoch, **found.facts()}]
+            self._epochs = [*earlier, {"epoch": epoch, **found}]
             self._keep(epoch)
-            stop = request.recipe.may_stop(epoch, kept_epoch(self._epochs)["epoch"])
+            console.say(
+                f"Epoch {epoch}: {found['clean']['value']:.1%} of the validation pictures right, "
+                f"{found['universal']['value']:.1%} under a universal perturbation."
+            )
+            stop = self._request.recipe.may_stop(epoch, kept_epoch(self._epochs)["epoch"])
         return self._together.leader_says(stop)
 
     def _keep(self, epoch: int) -> None:
@@ -168,53 +211,46 @@ class _Hardening:
         numbers = may_be_kept(self._epochs)
         if epoch in numbers:
             save_tensors(state / _weights_of(epoch), self._target.classifier.state_dict(), {})
-        write_json(state / HISTORY, {"epochs": self._epochs, "seconds": self._seconds})
+        self._write_history()
         # The trainer's checkpoint is not written yet: this epoch may be done once more.
         wanted = {*numbers, *may_be_kept(self._epochs[:-1])}
         for path in state.glob(_weights_of("*")):
             if path.name not in map(_weights_of, wanted):
                 path.unlink()
 
-    def _last(self) -> str:
-        if not self._epochs:
-            return ""
-        last = self._epochs[-1]
-        return (
-            f", validation {last['clean']['value']:.1%} clean, {last['universal']['value']:.1%} "
-            "under a universal perturbation"
-        )
-
-    def _figures(self) -> dict[str, Any] | None:
+    def _test_figures(self, when: str) -> dict[str, Any] | None:
         """Accuracy on the test pictures, for the record alone."""
-        if self._request.test is None or not self._together.leads:
-            return None
         request = self._request
+        if request.test is None:
+            return None
         crafting, judging = parted(
             self._training,
-            self._request.test.pictures,
+            request.test.pictures,
             seed=request.seed,
             device=torch.device(request.device),
         )
-        console.say(f"Measuring on {len(judging)} test pictures.")
-        return measure(
-            self._target,
-            crafting,
-            judging,
-            norm=request.norm,
-            epsilon=request.epsilon,
-            seed=request.seed,
-            steps=FINAL_STEPS,
-            batch_size=FINAL_BATCH,
-        ).facts()
+        with tracked(f"Attacking, to measure: {len(judging)} test pictures, {when}") as track:
+            return measure(
+                self._target,
+                crafting,
+                judging,
+                norm=request.norm,
+                epsilon=request.epsilon,
+                seed=request.seed,
+                steps=FINAL_STEPS,
+                batch_size=FINAL_BATCH,
+                on_step=track,
+            ).facts()
 
-    def _record(self, before: dict[str, Any] | None) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         return {
             # As claimed at the beginning: the target's weights are others by now.
             "request": read_json(self._out / REQUEST),
             "kept_epoch": kept_epoch(self._epochs)["epoch"],
             "epochs": self._epochs,
             "validation_pictures": len(self._validation),
-            "test": {"before": before, "after": self._figures()},
+            "validation_before": self._before["validation"],
+            "test": {"before": self._before["test"], "after": self._test_figures("after")},
             "seconds": round(self._seconds, 1),
             "hardware": hardware(),
             "threads": torch.get_num_threads(),
@@ -229,10 +265,8 @@ def _weights_of(epoch: int | str) -> str:
 def _parts(request: HardeningRequest) -> tuple[Pictures, Pictures, Pictures]:
     """Pictures to train on, some of them to craft on in validation, and others to validate on."""
     pictures = request.training.pictures
-    if len(pictures) < 2:
-        raise DataError("Hardening needs pictures to train on and others to validate on; got one.")
     order = torch.randperm(len(pictures), generator=generator_for(request.seed, "hardening split"))
-    held = min(VALIDATION_PICTURES, max(1, round(VALIDATION_SHARE * len(pictures))))
+    held = validation_count(len(pictures))
     validation, training = order[:held], order[held:]
     device = torch.device(request.device)
     return (

@@ -1,9 +1,9 @@
 """What a hardening is asked for."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Any, Final, final
 
-from prn_guard.errors import InvalidArgumentError, TargetError
+from prn_guard.errors import DataError, InvalidArgumentError, TargetError
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
@@ -11,6 +11,14 @@ from training.hardening.job import MethodOptions
 from training.hardening.recipe import Recipe
 from training.hardening.registry import check_request, method
 from training.targets import LoadedTarget
+
+VALIDATION_SHARE: Final = 0.1
+VALIDATION_PICTURES: Final = 2000
+
+
+def validation_count(pictures: int) -> int:
+    """How many of so many training pictures are kept apart to validate on."""
+    return min(VALIDATION_PICTURES, max(1, round(VALIDATION_SHARE * pictures)))
 
 
 @final
@@ -35,7 +43,7 @@ class HardeningRequest:
 
     Raises:
         InvalidArgumentError: a ball or options that make no sense.
-        DataError: training and test pictures have other classes.
+        DataError: too few pictures, or training and test pictures have other classes.
         TargetError: the target is an ONNX file, whose weights are not changed.
     """
 
@@ -57,6 +65,12 @@ class HardeningRequest:
         check_ball(self.norm, self.epsilon, self.training.pictures.shape)
         pictures = self.recipe.batch_size // self.processes
         check_request(self.method, self.options, pictures)
+        left = len(self.training.pictures) - validation_count(len(self.training.pictures))
+        if left < self.recipe.batch_size:
+            raise DataError(
+                f"There are {left} pictures to train on, fewer than one mini-batch of "
+                f"{self.recipe.batch_size}. Give more pictures, or a smaller --batch-size."
+            )
         if self.micro_batch is not None and self.micro_batch < 1:
             raise InvalidArgumentError(f"micro_batch is {self.micro_batch}; expected 1 or more.")
         if self.micro_batch is not None and "weight" not in method(self.method).takes:

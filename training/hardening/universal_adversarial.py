@@ -99,6 +99,6 @@ UNIVERSAL_ADVERSARIAL = Method(
     harden=_harden,
     recipe=Recipe(epochs=20, batch_size=128, learning_rate=0.01, drops=(0.5, 0.75)),
     source="UAT paper, section 4 (batch 128, momentum 0.9, tenfold drops after 1/2 and 3/4), from "
-    "a tenth of its first rate, because the network is trained already",
+    "a tenth of its first rate, for a network that is trained already",
     takes=frozenset({"rule"}),
 )

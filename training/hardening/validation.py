@@ -7,7 +7,7 @@ training itself uses says little about others.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.attacks.engine import Schedule
+from training.attacks.engine import OnStep, Schedule
 from training.attacks.fooling import Classifier, predict
 from training.attacks.norms import Norm
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
@@ -45,6 +45,7 @@ def measure(
     seed: int,
     steps: int = STEPS,
     batch_size: int = BATCH_SIZE,
+    on_step: OnStep | None = None,
 ) -> Robustness:
     """Accuracy on `judging`, clean and under a universal perturbation by sign-PGD.
 
@@ -57,6 +58,7 @@ def measure(
         seed: of the attack.
         steps: of the attack.
         batch_size: of each of them.
+        on_step: told of every step.
     """
     perturbation = stochastic_gradient_uap(
         classifier,
@@ -66,6 +68,7 @@ def measure(
         generator=generator_for(seed, "robustness of a network in training"),
         schedule=Schedule(steps=steps),
         batch_size=batch_size,
+        on_step=on_step,
     )
     right = (
         (predict(classifier, judging, under) == judging.labels).double().numpy()

@@ -167,16 +167,16 @@ def test_tables_show_the_radius_that_was_asked_for() -> None:
     first, bare, last = robustness_rows(content)
     assert first == (
         "standard",
-        f"5.00 [{100 * error['low']:.2f}-{100 * error['high']:.2f}]",
-        f"45.00 [{100 * uer['low']:.2f}-{100 * uer['high']:.2f}]",
+        f"5.0 [{100 * error['low']:.1f}-{100 * error['high']:.1f}]",
+        f"45.0 [{100 * uer['low']:.1f}-{100 * uer['high']:.1f}]",
         "50.00 ± 2.00",
         "<= 0.1",
-        f"0.1 [{distance['low']:.4g}-{distance['high']:.4g}]",
+        f"0.1 [{distance['low']:.3g}-{distance['high']:.3g}]",
     )
     assert bare == ("bare", *["-"] * 5)
     assert last[4:] == ("above 0.875", "-")
     clean, other = jacobian_rows(content)
-    assert clean[:2] == ("standard", f"0.6 [{norm['low']:.4g}-{norm['high']:.4g}]")
+    assert clean[:2] == ("standard", f"0.6 [{norm['low']:.3g}-{norm['high']:.3g}]")
     assert clean[2].startswith("0.7 [")
     assert clean[3:] == ("30.5", "300.5", "0.500")
     assert (other[0], other[-1]) == ("odd", "-")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,20 +35,20 @@ from training.targets.options import InputOptions
 UAT: dict[str, Any] = {"method": "uat", "options": MethodOptions(rule="adam")}
 
 
-@pytest.fixture(autouse=True)
-def _short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "FINAL_STEPS", 5)
-    monkeypatch.setattr(validation.measure, "__kwdefaults__", {"steps": 5, "batch_size": 32})
+@pytest.fixture(scope="module", autouse=True)
+def _short_attacks() -> Iterator[None]:
+    quick = {"steps": 5, "batch_size": 32, "on_step": None}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(command, "FINAL_STEPS", 5)
+        monkeypatch.setattr(validation.measure, "__kwdefaults__", quick)
+        yield
 
 
 @pytest.fixture(scope="module")
 def hardened(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a hardening with test pictures; not to be written to."""
     out = tmp_path_factory.mktemp("hardened") / "out"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(command, "FINAL_STEPS", 5)
-        request = hardening(work, **UAT)
-        harden(dataclasses.replace(request, test=_test_set(work)), out)
+    harden(dataclasses.replace(hardening(work, **UAT), test=_test_set(work)), out)
     return out
 
 
@@ -122,11 +123,11 @@ def test_validation_sees_neither_training_nor_test_pictures(
     test = _test_set(work)
     harden(dataclasses.replace(request, test=test), tmp_path / "out")
     training, tested = _rows(trained[0]), _rows(test.pictures)
-    assert len(seen) == 5  # before, three epochs, after
-    for crafting, judging in seen[1:4]:
+    assert len(seen) == 6  # both before, three epochs, the test after
+    for crafting, judging in (seen[0], *seen[2:5]):
         assert _rows(crafting) <= training
         assert not _rows(judging) & (training | tested)
-    for crafting, judging in (seen[0], seen[4]):
+    for crafting, judging in (seen[1], seen[5]):
         assert _rows(crafting) <= training
         assert _rows(judging) == tested
 
@@ -144,9 +145,13 @@ def test_the_parts_are_all_pictures_once(work: Workplace) -> None:
 def _scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[dict[str, Tensor]]:
     """Validation that finds these scores, and the weights that it was asked about."""
     asked: list[dict[str, Tensor]] = []
+    before: list[bool] = []
     measure = command.measure
 
     def found(target: Any, *rest: Any, **named: Any) -> validation.Robustness:
+        if not before:
+            before.append(True)
+            return measure(target, *rest, **named)
         state = target.classifier.state_dict()
         asked.append({name: value.clone() for name, value in state.items()})
         real = measure(target, *rest, **named)
@@ -195,7 +200,9 @@ class _Stopped(BaseException):
     """As if the process had been killed."""
 
 
-@pytest.mark.parametrize("where", ["step 1", "step 5", "step 13", "validation 1", "validation 2"])
+@pytest.mark.parametrize(
+    "where", ["step 1", "step 5", "step 13", "validation 1", "validation 2", "validation 3"]
+)
 def test_an_interrupted_hardening_ends_with_the_same_bits(
     hardened: Path,
     work: Workplace,
