@@ -1,5 +1,7 @@
 """The table of costs is what was measured, and the network is left as it was."""
 
+import copy
+
 import torch
 
 from benchmarks.hardening_cost import in_turn, render, seconds_of
@@ -37,7 +39,7 @@ def test_every_method_begins_a_round_in_turn() -> None:
 
 def test_the_network_is_left_as_it_was() -> None:
     torch.manual_seed(0)
-    target = trained_target()
+    target = copy.deepcopy(trained_target())
     before = state_digest(target.classifier)
     assert seconds_of("uat", target, pictures(16), 4) > 0
     assert state_digest(target.classifier) == before

@@ -133,6 +133,7 @@ class Trainer:
             yield images, self.pictures.labels[positions].to(self.device)
             self.step += 1
             self._end_step(steps)
+        self._optimizer.zero_grad()
         self.target.classifier.eval()
         self.target.requires_grad_(requires_grad=False)
 

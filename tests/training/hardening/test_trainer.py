@@ -319,6 +319,13 @@ def test_a_network_without_modes_is_run_in_bfloat16_too_where_that_is_asked() ->
     assert layers == [torch.float32, torch.bfloat16]
 
 
+def test_what_was_trained_is_left_frozen_and_without_gradients() -> None:
+    target = changing()
+    fine_tune(trainer(target))
+    assert not any(one.requires_grad or one.grad is not None for one in target.parameters())
+    assert not any(module.training for module in target.modules())
+
+
 def test_a_training_in_bfloat16_comes_near_one_in_float32() -> None:
     found = []
     for mixed in (False, True):
