@@ -10,6 +10,11 @@ from benchmarks import (
     attack_memory,
     attack_speed,
     graph_parity,
+    hardening_cifar10,
+    hardening_cost,
+    hardening_lenet,
+    hardening_mnist,
+    jacobian_penalty,
     latency,
     universal_attacks,
 )
@@ -29,9 +34,13 @@ def test_parity_is_shown_as_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "benchmark", [universal_attacks, attack_banks, attack_speed, attack_memory]
-)
-def test_attacks_are_shown_as_measured(benchmark: Any) -> None:
+    "benchmark",
+    [
+        universal_attacks, attack_banks, attack_speed, attack_memory, hardening_lenet,
+        hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty,
+    ],
+)  # fmt: skip
+def test_tables_are_shown_as_measured(benchmark: Any) -> None:
     name = benchmark.__name__.rpartition(".")[2]
     assert block(benchmark.PAGE, name) == benchmark.render(read_json(benchmark.RESULT))
 
