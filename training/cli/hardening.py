@@ -185,6 +185,7 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
         rows,
     )
     console.say(f"Weights, for --weights: {out / 'weights.safetensors'}")
+    console.say(f"Record and chart: {out / 'hardening.json'}, {out / 'training.svg'}")
 
 
 def _cells(figures: dict[str, Any], count: int) -> tuple[str, ...]:
