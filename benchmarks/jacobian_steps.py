@@ -87,11 +87,14 @@ def peer_step(
         watched = images.detach().requires_grad_()
         target.classifier.train(passes == "training")
         logits = target(watched)
-        penalty = regularise(watched, logits)
+        penalty = WEIGHT * regularise(watched, logits)
         if passes == "both":
+            # At once: the next pass changes the batch statistics that its gradient goes through.
+            penalty.backward()  # type: ignore[no-untyped-call]
             target.classifier.train()
-            logits = target(images)
-        loss = F.cross_entropy(logits, labels) + WEIGHT * penalty
+            loss = F.cross_entropy(target(images), labels)
+        else:
+            loss = F.cross_entropy(logits, labels) + penalty
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
