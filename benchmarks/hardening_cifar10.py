@@ -46,6 +46,21 @@ COLUMNS: Final = (
 )  # fmt: skip
 COMMON: Final = {"augmentation": "crop-flip", "weight_decay": 1e-4}
 """As ResNets are trained on CIFAR-10 (He et al. 2016, section 4.2)."""
+
+
+def _jacobian(weight: float) -> Row:
+    recipe = replace(
+        METHODS["jacobian"].recipe,
+        optimizer="sgd",
+        epochs=1,
+        batch_size=128,
+        learning_rate=0.01,
+        largest_gradient=2.0,
+        **COMMON,
+    )
+    return Row(method="jacobian", recipe=recipe, options=MethodOptions(weight=weight))
+
+
 ROWS: Final[dict[str, Row]] = {
     "uat": Row(method="uat", recipe=replace(METHODS["uat"].recipe, epochs=4, **COMMON)),
     "uat, adam": Row(
@@ -64,19 +79,8 @@ ROWS: Final[dict[str, Row]] = {
         options=MethodOptions(sharedness=64, sigma=0.5),
         epsilon=12 / 255,
     ),
-    "jacobian, 0.0003": Row(
-        method="jacobian",
-        recipe=replace(
-            METHODS["jacobian"].recipe,
-            optimizer="sgd",
-            epochs=1,
-            batch_size=128,
-            learning_rate=0.01,
-            largest_gradient=2.0,
-            **COMMON,
-        ),
-        options=MethodOptions(weight=0.0003),
-    ),
+    "jacobian, 0.0003": _jacobian(0.0003),
+    "jacobian, 0.00003": _jacobian(0.00003),
     "plain": Row(method="plain", recipe=replace(METHODS["plain"].recipe, epochs=2, **COMMON)),
 }
 
