@@ -191,23 +191,23 @@ def _rho_adv(network: Network, plan: _Plan) -> Mapping[str, Any]:
 
 
 def _evasion(network: Network, plan: _Plan, epsilon: float) -> Mapping[str, Any]:
-    with tracked(f"{network.name}: untargeted, epsilon {epsilon:.4g}") as track:
-        (point,) = evasion_over_epsilon(
-            network.classifier,
-            plan.crafting,
-            plan.judging,
-            norm=plan.norm,
-            epsilons=[epsilon],
-            seed=plan.seed,
-            steps=plan.steps,
-            on_step=track,
-        )
-    return point
+    return _point(evasion_over_epsilon, "untargeted", network, plan, epsilon)
 
 
 def _targeted(network: Network, plan: _Plan, epsilon: float) -> Mapping[str, Any]:
-    with tracked(f"{network.name}: towards each class, epsilon {epsilon:.4g}") as track:
-        (point,) = success_over_targets(
+    return _point(success_over_targets, "towards each class", network, plan, epsilon)
+
+
+def _point(
+    curve: Callable[..., Sequence[Mapping[str, Any]]],
+    what: str,
+    network: Network,
+    plan: _Plan,
+    epsilon: float,
+) -> Mapping[str, Any]:
+    """The one point of `curve` at `epsilon`."""
+    with tracked(f"{network.name}: {what}, epsilon {epsilon:.4g}") as track:
+        (point,) = curve(
             network.classifier,
             plan.crafting,
             plan.judging,

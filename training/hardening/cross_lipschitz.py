@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.attacks.norms import Norm
 from training.hardening.jacobian import PROJECTIONS, penalty_along
-from training.hardening.job import HardeningJob, Method
+from training.hardening.job import Method, by
 from training.hardening.per_image_adversarial import with_adversarial_share
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Penalty, Trainer
@@ -70,20 +70,9 @@ def cross_lipschitz_penalty(squared_norms: Penalty) -> Penalty:
     return penalty
 
 
-def _harden(job: HardeningJob) -> None:
-    cross_lipschitz_regularisation(
-        job.trainer,
-        norm=job.norm,
-        epsilon=job.epsilon,
-        weight=WEIGHT if job.options.weight is None else job.options.weight,
-        projections=PROJECTIONS if job.options.projections is None else job.options.projections,
-        adversarial_share=job.options.adversarial_share or 0.0,
-    )
-
-
 CROSS_LIPSCHITZ = Method(
     summary="cross-Lipschitz regularisation, a comparator",
-    harden=_harden,
+    harden=by(cross_lipschitz_regularisation),
     recipe=Recipe(optimizer="adam", epochs=10, batch_size=500, learning_rate=0.001),
     source="Adam and mini-batches of 500, Jakubovitz and Giryes, section 4",
     takes=frozenset({"weight", "projections", "adversarial_share"}),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.attacks.norms import Norm
-from training.hardening.job import HardeningJob, Method
+from training.hardening.job import Method, by
 from training.hardening.per_image_adversarial import with_adversarial_share
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
@@ -67,19 +67,9 @@ def squared_input_gradients(images: Tensor, logits: Tensor, labels: Tensor) -> T
     return gradient.square().flatten(1).sum(dim=1)
 
 
-def _harden(job: HardeningJob) -> None:
-    input_gradient_regularisation(
-        job.trainer,
-        norm=job.norm,
-        epsilon=job.epsilon,
-        weight=WEIGHT if job.options.weight is None else job.options.weight,
-        adversarial_share=job.options.adversarial_share or 0.0,
-    )
-
-
 INPUT_GRADIENT = Method(
     summary="input-gradient regularisation, a comparator",
-    harden=_harden,
+    harden=by(input_gradient_regularisation),
     recipe=Recipe(optimizer="adam", epochs=10, batch_size=500, learning_rate=0.001),
     source="Adam and mini-batches of 500, Jakubovitz and Giryes, section 4",
     takes=frozenset({"weight", "adversarial_share"}),

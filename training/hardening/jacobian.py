@@ -13,7 +13,7 @@ combination of Jakubovitz and Giryes), never for the penalty.
 from torch import Tensor
 
 from training.attacks.norms import Norm
-from training.hardening.job import HardeningJob, Method
+from training.hardening.job import Method, by
 from training.hardening.per_image_adversarial import with_adversarial_share
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Penalty, Trainer
@@ -75,20 +75,9 @@ def penalty_along(trainer: Trainer, projections: int) -> Penalty:
     return penalty
 
 
-def _harden(job: HardeningJob) -> None:
-    jacobian_regularisation(
-        job.trainer,
-        norm=job.norm,
-        epsilon=job.epsilon,
-        weight=WEIGHT if job.options.weight is None else job.options.weight,
-        projections=PROJECTIONS if job.options.projections is None else job.options.projections,
-        adversarial_share=job.options.adversarial_share or 0.0,
-    )
-
-
 JACOBIAN = Method(
     summary="Jacobian regularisation, joint loss",
-    harden=_harden,
+    harden=by(jacobian_regularisation),
     recipe=Recipe(
         optimizer="adam",
         epochs=20,

@@ -14,7 +14,7 @@ the network as deployed, without the dropout of training, and by pixels in [0, 1
 
 from training.attacks.norms import Norm
 from training.hardening.jacobian import PROJECTIONS, penalty_along
-from training.hardening.job import HardeningJob, Method
+from training.hardening.job import Method, by
 from training.hardening.per_image_adversarial import with_adversarial_share
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
@@ -61,20 +61,9 @@ def jacobian_post_processing(
         )
 
 
-def _harden(job: HardeningJob) -> None:
-    jacobian_post_processing(
-        job.trainer,
-        norm=job.norm,
-        epsilon=job.epsilon,
-        weight=WEIGHT if job.options.weight is None else job.options.weight,
-        projections=PROJECTIONS if job.options.projections is None else job.options.projections,
-        adversarial_share=job.options.adversarial_share or 0.0,
-    )
-
-
 JACOBIAN_POST_PROCESSING = Method(
     summary="Jacobian regularisation as post-processing",
-    harden=_harden,
+    harden=by(jacobian_post_processing),
     recipe=Recipe(optimizer="adam", epochs=10, batch_size=500, learning_rate=0.001),
     source="Adam and mini-batches of 500, Jakubovitz and Giryes, section 4",
     takes=frozenset({"weight", "projections", "adversarial_share"}),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import Norm
@@ -46,6 +46,10 @@ class MethodOptions:
         if self.weight is not None and not 0 <= self.weight < float("inf"):
             raise InvalidArgumentError(f"weight is {self.weight}; expected 0 or more.")
 
+    def given(self) -> dict[str, Any]:
+        """The options that are not left to the method."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class HardeningJob:
@@ -62,6 +66,18 @@ class HardeningJob:
     norm: Norm
     epsilon: float
     options: MethodOptions = MethodOptions()
+
+
+def by(train: Callable[..., None]) -> Callable[[HardeningJob], None]:
+    """How `train(trainer, norm=..., epsilon=..., ...)` hardens a job.
+
+    Options that are left out keep the defaults that stand in its signature.
+    """
+
+    def harden(job: HardeningJob) -> None:
+        train(job.trainer, norm=job.norm, epsilon=job.epsilon, **job.options.given())
+
+    return harden
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ because it shares the pass.
 from torch.nn import functional as F
 
 from training.attacks.norms import Norm, perturb
-from training.hardening.job import HardeningJob, Method, Rule
+from training.hardening.job import Method, Rule, by
 from training.hardening.trainer import Trainer
 from training.hardening.universal_adversarial import (
     UNIVERSAL_ADVERSARIAL,
@@ -43,15 +43,9 @@ def low_cost_universal_adversarial_training(
             )
 
 
-def _harden(job: HardeningJob) -> None:
-    low_cost_universal_adversarial_training(
-        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.options.rule or "fgsm"
-    )
-
-
 LOW_COST_UNIVERSAL_ADVERSARIAL = Method(
     summary="universal adversarial training, one backward pass for both",
-    harden=_harden,
+    harden=by(low_cost_universal_adversarial_training),
     recipe=UNIVERSAL_ADVERSARIAL.recipe,
     source=UNIVERSAL_ADVERSARIAL.source,
     takes=frozenset({"rule"}),

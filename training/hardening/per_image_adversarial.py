@@ -15,7 +15,7 @@ from prn_guard.errors import InvalidArgumentError
 from prn_guard.nn.target import Target
 from training.attacks.norms import Norm, perturb, steepest_direction
 from training.hardening.heaps import check_steps, heap_perturbations
-from training.hardening.job import HardeningJob, Method
+from training.hardening.job import Method, by
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
 
@@ -104,23 +104,9 @@ def _share_of(pictures: int, share: float) -> int:
 
 
 def _by(attack: Literal["fgsm", "pgd"], summary: str) -> Method:
-    def harden(job: HardeningJob) -> None:
-        adversarial_training(
-            job.trainer,
-            attack=attack,
-            norm=job.norm,
-            epsilon=job.epsilon,
-            attack_steps=PGD_STEPS
-            if job.options.attack_steps is None
-            else job.options.attack_steps,
-            adversarial_share=1.0
-            if job.options.adversarial_share is None
-            else job.options.adversarial_share,
-        )
-
     return Method(
         summary=summary,
-        harden=harden,
+        harden=by(partial(adversarial_training, attack=attack)),
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=0.01, drops=(0.5, 0.75)),
         source="as the UAT paper, section 4, from a tenth of its first rate",
         takes=frozenset({"adversarial_share"})

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from prn_guard.errors import InvalidArgumentError
 from training.attacks.norms import Norm
 from training.hardening.heaps import LOSS_THRESHOLD, check_heaps, heap_perturbations, under_heaps
-from training.hardening.job import HardeningJob, Method, MethodOptions
+from training.hardening.job import Method, MethodOptions, by
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
 
@@ -98,20 +98,9 @@ def _check(options: MethodOptions, pictures: int) -> None:
     check_sigma(SIGMA if options.sigma is None else options.sigma)
 
 
-def _harden(job: HardeningJob) -> None:
-    shared_adversarial_training(
-        job.trainer,
-        norm=job.norm,
-        epsilon=job.epsilon,
-        sharedness=SHAREDNESS if job.options.sharedness is None else job.options.sharedness,
-        sigma=SIGMA if job.options.sigma is None else job.options.sigma,
-        attack_steps=ATTACK_STEPS if job.options.attack_steps is None else job.options.attack_steps,
-    )
-
-
 SHARED_ADVERSARIAL = Method(
     summary="shared adversarial training",
-    harden=_harden,
+    harden=by(shared_adversarial_training),
     recipe=Recipe(epochs=65, batch_size=128, learning_rate=0.0025, drops=(50 / 65,)),
     source="section 6.1 of its paper: 65 epochs, batch 128, momentum 0.9, 0.0025, a tenth after 50",
     takes=frozenset({"sharedness", "sigma", "attack_steps"}),

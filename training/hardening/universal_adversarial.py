@@ -18,7 +18,7 @@ from prn_guard.errors import InvalidArgumentError
 from training.attacks.engine import Rule as EngineRule
 from training.attacks.engine import Schedule, update_rule
 from training.attacks.norms import Norm, perturb
-from training.hardening.job import HardeningJob, Method, Rule
+from training.hardening.job import Method, Rule, by
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
 
@@ -88,15 +88,9 @@ def ascended(
     return trainer.state[PERTURBATION]
 
 
-def _harden(job: HardeningJob) -> None:
-    universal_adversarial_training(
-        job.trainer, norm=job.norm, epsilon=job.epsilon, rule=job.options.rule or "fgsm"
-    )
-
-
 UNIVERSAL_ADVERSARIAL = Method(
     summary="universal adversarial training, alternating",
-    harden=_harden,
+    harden=by(universal_adversarial_training),
     recipe=Recipe(epochs=20, batch_size=128, learning_rate=0.01, drops=(0.5, 0.75)),
     source="UAT paper, section 4 (batch 128, momentum 0.9, tenfold drops after 1/2 and 3/4), from "
     "a tenth of its first rate, for a network that is trained already",
