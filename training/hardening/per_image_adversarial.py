@@ -19,6 +19,7 @@ from training.hardening.job import Method, by
 from training.hardening.recipe import Recipe
 from training.hardening.trainer import Trainer
 
+Attack = Literal["fgsm", "pgd"]
 PGD_STEPS = 7
 PGD_TRAVEL = 2.5
 """All steps together, in epsilons, as Madry et al. take them: any place in the ball is in reach."""
@@ -27,7 +28,7 @@ PGD_TRAVEL = 2.5
 def adversarial_training(
     trainer: Trainer,
     *,
-    attack: Literal["fgsm", "pgd"],
+    attack: Attack,
     norm: Norm,
     epsilon: float,
     attack_steps: int = PGD_STEPS,
@@ -47,38 +48,42 @@ def adversarial_training(
         InvalidArgumentError: no step is asked for, or a share outside [0, 1].
     """
     check_steps(attack_steps)
-    count = _share_of(trainer.recipe.batch_size // trainer.processes.count, adversarial_share)
     for images, labels in trainer.minibatches():
-        if attack == "fgsm" or count == 0:
-            seen = with_adversarial_share(
-                trainer, images, labels, share=adversarial_share, norm=norm, epsilon=epsilon
-            )
-        else:
-            chosen = images[:count]
-            with trainer.as_deployed() as network:
-                perturbations = heap_perturbations(
-                    partial(_losses, network),
-                    chosen,
-                    labels[:count],
-                    sharedness=1,
-                    norm=norm,
-                    epsilon=epsilon,
-                    steps=attack_steps,
-                    step_size=PGD_TRAVEL * epsilon / attack_steps,
-                    generator=trainer.generator("inner attack"),
-                )
-            seen = torch.cat([perturb(chosen, perturbations), images[count:]])
+        seen = with_adversarial_share(
+            trainer,
+            images,
+            labels,
+            share=adversarial_share,
+            norm=norm,
+            epsilon=epsilon,
+            attack=attack,
+            attack_steps=attack_steps,
+        )
         trainer.descend(F.cross_entropy(trainer.logits(seen), labels))
 
 
-def _losses(network: Target, images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(network(images), labels, reduction="none")
-
-
 def with_adversarial_share(
-    trainer: Trainer, images: Tensor, labels: Tensor, *, share: float, norm: Norm, epsilon: float
+    trainer: Trainer,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    share: float,
+    norm: Norm,
+    epsilon: float,
+    attack: Attack = "fgsm",
+    attack_steps: int = PGD_STEPS,
 ) -> Tensor:
-    """`images` themselves where `share` is 0; else the first of them are replaced by FGSM examples.
+    """`images` themselves where `share` is 0; else the first of them become adversarial examples.
+
+    Args:
+        trainer: whose network, as deployed, they are examples for.
+        images: `(B, C, H, W)` in [0, 1].
+        labels: `(B,)`.
+        share: of the pictures that are replaced.
+        norm: of the ball.
+        epsilon: its radius on [0, 1] pixels.
+        attack: one step of length epsilon, or projected gradient descent.
+        attack_steps: of PGD.
 
     Returns:
         `(B, C, H, W)` in [0, 1].
@@ -89,12 +94,30 @@ def with_adversarial_share(
     count = _share_of(len(images), share)
     if count == 0:
         return images
+    chosen = images[:count]
     with trainer.as_deployed() as network:
-        watched = images[:count].detach().requires_grad_()
-        loss = F.cross_entropy(network(watched), labels[:count], reduction="sum")
-        gradient = torch.autograd.grad(loss, watched)[0]
-    examples = perturb(images[:count], epsilon * steepest_direction(gradient, norm))
-    return torch.cat([examples, images[count:]])
+        losses = partial(_losses, network)
+        if attack == "fgsm":
+            watched = chosen.detach().requires_grad_()
+            gradient = torch.autograd.grad(losses(watched, labels[:count]).sum(), watched)[0]
+            perturbations = epsilon * steepest_direction(gradient, norm)
+        else:
+            perturbations = heap_perturbations(
+                losses,
+                chosen,
+                labels[:count],
+                sharedness=1,
+                norm=norm,
+                epsilon=epsilon,
+                steps=attack_steps,
+                step_size=PGD_TRAVEL * epsilon / attack_steps,
+                generator=trainer.generator("inner attack"),
+            )
+    return torch.cat([perturb(chosen, perturbations), images[count:]])
+
+
+def _losses(network: Target, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(network(images), labels, reduction="none")
 
 
 def _share_of(pictures: int, share: float) -> int:
@@ -103,7 +126,7 @@ def _share_of(pictures: int, share: float) -> int:
     return round(share * pictures)
 
 
-def _by(attack: Literal["fgsm", "pgd"], summary: str) -> Method:
+def _by(attack: Attack, summary: str) -> Method:
     return Method(
         summary=summary,
         harden=by(partial(adversarial_training, attack=attack)),
