@@ -116,6 +116,8 @@ class Trainer:
             `(B,)`; the method is to call `descend` once for each.
         """
         steps = self.recipe.epochs * self._per_epoch
+        # Once: a subset selects the labels of all its pictures anew whenever it is asked.
+        labels = self.pictures.labels
         order = torch.empty(0, dtype=torch.int64)
         self.target.classifier.train()
         while self.step < steps and not self._ended:
@@ -130,7 +132,7 @@ class Trainer:
             images = augment(images, self.recipe.augmentation, self.generator("augmentation"))
             # Dropout draws from the global generator, which no checkpoint holds.
             torch.manual_seed(self.generator("dropout").initial_seed())
-            yield images, self.pictures.labels[positions].to(self.device)
+            yield images, labels[positions].to(self.device)
             self.step += 1
             self._end_step(steps)
         self._optimizer.zero_grad()
@@ -235,7 +237,7 @@ class Trainer:
         total.mul_(self.processes.count).requires_grad_()
         added = weigh(total, len(images) * self.processes.count)
         factor = torch.autograd.grad(added, total)[0] * self.processes.count
-        for weight in self.target.classifier.parameters():
+        for weight in self._weights():
             if weight.grad is not None:
                 weight.grad.mul_(factor)
         return added.detach()
@@ -249,9 +251,7 @@ class Trainer:
                 f"The loss is {loss} at step {self.step + 1}. Lower the learning rate "
                 f"({self.recipe.learning_rate:g}) or the method's weight, or check the pictures."
             )
-        weights = [
-            weight for weight in self.target.classifier.parameters() if weight.grad is not None
-        ]
+        weights = self._weights()
         self.processes.average(weight.grad for weight in weights if weight.grad is not None)
         if self.recipe.largest_gradient is not None:
             torch.nn.utils.clip_grad_norm_(weights, self.recipe.largest_gradient)
