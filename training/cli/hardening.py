@@ -102,9 +102,9 @@ def harden(
     from training.datasets import NamedPictures
     from training.hardening.command import harden as fine_tune
     from training.hardening.job import MethodOptions
-    from training.hardening.processes import leads, started
     from training.hardening.registry import recipe_of
     from training.hardening.request import HardeningRequest
+    from training.processes import leads, started
 
     device_named(device)
     recipe = recipe_of(

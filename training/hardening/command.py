@@ -17,14 +17,13 @@ from typing import Any, Final, final
 import torch
 
 from prn_guard import console
-from prn_guard.errors import ArtifactError, InvalidArgumentError, PrnGuardError
+from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json, write_bytes, write_json
 from training.attacks.subject import for_attacks, parted
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, Subset, held_in_memory
 from training.hardening.epochs import kept_epoch, may_be_kept
 from training.hardening.job import HardeningJob
-from training.hardening.processes import Processes, processes
 from training.hardening.registry import harden as train
 from training.hardening.request import (
     VALIDATION_PICTURES,
@@ -34,6 +33,7 @@ from training.hardening.request import (
 from training.hardening.trainer import Trainer
 from training.hardening.training_curve import training_curve
 from training.hardening.validation import measure
+from training.processes import Processes, processes
 from training.progress import tracked
 from training.randomness import generator_for
 from training.resuming import REQUEST, claim_folder
@@ -69,14 +69,11 @@ def harden(request: HardeningRequest, out: Path, *, restart: bool = False) -> di
         ArtifactError: the record or the state of an earlier run is damaged.
     """
     with processes(torch.device(request.device)) as together:
-        refusal: PrnGuardError | None = None
-        if together.leads:
-            try:
-                claim_folder(out, request.fingerprint(), "hardening", ours=OURS, restart=restart)
-            except PrnGuardError as error:
-                refusal = error
-        if together.leader_says(refusal is not None):
-            raise refusal or InvalidArgumentError("Refused by the leading process; see there.")
+        together.lead(
+            lambda: claim_folder(
+                out, request.fingerprint(), "hardening", ours=OURS, restart=restart
+            )
+        )
         if (out / RECORD).exists():
             console.say(f"{out} holds this very hardening already; nothing to do.")
             return _read_record(out / RECORD)

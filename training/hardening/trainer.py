@@ -21,8 +21,8 @@ from training.checkpoint import Resumed, resume_training, save_training
 from training.datasets import Pictures
 from training.hardening.augmentation import augment
 from training.hardening.modes import modes_agree
-from training.hardening.processes import Processes
 from training.hardening.recipe import Recipe
+from training.processes import Processes
 from training.randomness import generator_for
 from training.twice_differentiable import twice_differentiable
 

@@ -10,9 +10,9 @@ import torch
 from tests.training.hardening.networks import changing, recipe, state, trainer, unchanging
 from training.checkpoint import save_tensors
 from training.hardening.job import HardeningJob, MethodOptions
-from training.hardening.processes import processes
 from training.hardening.recipe import Recipe
 from training.hardening.registry import harden
+from training.processes import processes
 
 RATES = recipe(learning_rate=0.05, epochs=2)
 CASES: dict[str, tuple[str, MethodOptions, Recipe]] = {

@@ -6,7 +6,7 @@ universal perturbations with respect to the input.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, distributed
 
-from prn_guard.errors import InvalidArgumentError
+from prn_guard.errors import InvalidArgumentError, PrnGuardError
 
 LONGEST_WAIT: Final = timedelta(hours=6)
 """The others wait while the leading process measures; by default torch gives up after minutes."""
@@ -48,7 +48,8 @@ class Processes:
         if batch_size % self.count:
             raise InvalidArgumentError(
                 f"Mini-batches of {batch_size} cannot be shared out evenly among {self.count} "
-                f"processes; give a --batch-size that is a multiple of {self.count}."
+                f"processes; start as many as share them out, or take mini-batches of a multiple "
+                f"of {self.count}."
             )
 
     def own(self, batch: Tensor) -> Tensor:
@@ -73,6 +74,22 @@ class Processes:
             said = said.cuda()
         distributed.broadcast(said, 0)
         return bool(said.item())
+
+    def lead(self, work: Callable[[], None]) -> None:
+        """Have the leading process do `work` while the others wait.
+
+        Raises:
+            PrnGuardError: `work` raised it; in the other processes an `InvalidArgumentError` that
+                says so.
+        """
+        refusal: PrnGuardError | None = None
+        if self.leads:
+            try:
+                work()
+            except PrnGuardError as error:
+                refusal = error
+        if self.leader_says(refusal is not None):
+            raise refusal or InvalidArgumentError("Refused by the leading process; see there.")
 
     def wait(self) -> None:
         """Go on when every process has come here."""
