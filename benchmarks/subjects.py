@@ -20,9 +20,10 @@ from prn_guard.nn.rectifier import build_rectifier, default_spec
 from prn_guard.nn.target import Target
 from training.datasets import Pictures, Subset, held_in_memory, load_pictures
 from training.guard.fit_detector import fit_detector
-from training.guard.fit_rectifier import Recipe, fit_rectifier
+from training.guard.fit_rectifier import fit_rectifier
 from training.guard.folder import load_bank, load_guard
 from training.guard.pictures import recorded_pictures
+from training.guard.recipe import Recipe
 from training.guard.splits import split_pictures
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
@@ -139,7 +140,8 @@ def _briefly_trained(
     recipe = Recipe(epochs=1, learning_rate=0.003, decay=0.5, batch_size=batch_size)
     with tracked("Training the rectifier") as track:
         fit_rectifier(
-            rectifier, target, parts[0], perturbations, recipe=recipe, seed=SEED,
+            rectifier, target, parts[0], perturbations,
+            norm="linf", epsilon=float(perturbations.abs().max()), recipe=recipe, seed=SEED,
             on_iteration=lambda done, total, loss: track(done, total, f"loss {loss:.3f}"),
         )  # fmt: skip
     detector, _ = fit_detector(

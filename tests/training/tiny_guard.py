@@ -15,6 +15,7 @@ from tests.training.small import NAMES, SHAPE, pictures, trained_target
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
 from training.datasets import ArrayPictures, NamedPictures, load_pictures
+from training.guard import crafting
 from training.guard import fit as fitting
 from training.guard.request import FitOptions, FitRequest
 from training.perturbations.bank import BankCriteria
@@ -126,7 +127,7 @@ def make_fitting_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the rectifier tiny, and take perturbations that fool a little."""
     monkeypatch.setattr(fitting, "default_spec", lambda *_: SPEC)
     lenient = functools.partial(BankCriteria, least_fooling=0.2)
-    monkeypatch.setattr(fitting, "BankCriteria", lenient)
+    monkeypatch.setattr(crafting, "BankCriteria", lenient)
     # The tests know what this guard flags: its bank does not follow the defaults of attacks.
     steps = functools.partial(Schedule, travel=80.0, decay=0.975)
     monkeypatch.setattr(stochastic_gradient, "Schedule", steps)

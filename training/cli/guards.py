@@ -7,7 +7,7 @@ import typer
 
 from prn_guard import console
 from training.cli import options
-from training.cli.loading import Loading, Reading, unbundled
+from training.cli.loading import Loading, Reading, device_named, unbundled
 
 if TYPE_CHECKING:
     from training.guard.folder import GuardRecord
@@ -36,21 +36,30 @@ def fit(
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
     synthetic: Annotated[int, typer.Option(min=0, help="Synthetic perturbations to add.")] = 230,
     epochs: Annotated[float | None, typer.Option(help="Of the rectifier's training.")] = None,
+    recipe: Annotated[
+        Literal["default", "paper"], typer.Option(help="Of it: ours, or as published.")
+    ] = "default",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of it; bfloat16 may be faster.")
+    ] = "float32",
     false_positive_rate: Annotated[
         float, typer.Option(help="Share of clean pictures that may be flagged.")
     ] = 0.01,
+    device: options.DeviceOption = "cpu",
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what an earlier fit left in --out.")
     ] = False,
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:
-    """Fit a guard: craft perturbations, train the rectifier, fit the detector."""
+    """Fit a guard: perturbations, rectifier, detector. Resumes; runs under torchrun."""
     bound = console.parse_epsilon(epsilon, norm=norm)
     from training.datasets import NamedPictures
     from training.guard.fit import fit as fit_guard
     from training.guard.request import FitOptions, FitRequest
+    from training.processes import leads, started
 
+    device_named(device)
     loaded = loading.target(target)
     shape, classes = loaded.target.spec.shape, loaded.class_count
     request = FitRequest(
@@ -65,6 +74,10 @@ def fit(
             held_out=held_out,
             synthetic=synthetic,
             epochs=epochs,
+            recipe=recipe,
+            precision=precision,
+            device=device,
+            processes=started(),
             false_positive_rate=false_positive_rate,
             seed=seed,
             resize=loading.resize,
@@ -73,8 +86,9 @@ def fit(
         ),
     )
     record = fit_guard(request, out, restart=restart)
-    _print_fit(record, out)
-    console.write_result(json_file, record.model_dump(mode="json"))
+    if leads():
+        _print_fit(record, out)
+        console.write_result(json_file, record.model_dump(mode="json"))
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from training.datasets.identity import NamedPictures, check_same_classes, digest_of
 from training.datasets.idx import Split
 from training.datasets.loading import load_pictures
-from training.datasets.memory import batch_for, held_in_memory
+from training.datasets.memory import batch_for, held_in_memory, on_device
 from training.datasets.picture_files import FilePictures
 from training.datasets.pictures import (
     ArrayPictures,
@@ -29,4 +29,5 @@ __all__ = [
     "evenly_spaced",
     "held_in_memory",
     "load_pictures",
+    "on_device",
 ]

@@ -1,8 +1,9 @@
 """Decoding pictures once where they are read often."""
 
-from typing import Final
+from typing import Final, final
 
 import torch
+from torch import Tensor
 
 from prn_guard.errors import DataError
 from training.datasets.fitting import Shape
@@ -49,3 +50,44 @@ def held_in_memory(
         images[begin : begin + len(batch)] = (batch * 255).round()
         begin += len(batch)
     return ArrayPictures(images.to(device), pictures.labels, pictures.class_names)
+
+
+def on_device(pictures: Pictures, device: torch.device) -> Pictures:
+    """The same pictures, put on `device` as they are read, so that larger ones are still cut."""
+    return pictures if pictures.device == device else _Moved(pictures, device)
+
+
+@final
+class _Moved:
+    """Pictures whose batches go to another device."""
+
+    def __init__(self, pictures: Pictures, device: torch.device) -> None:
+        self._pictures = pictures
+        self._device = device
+
+    @property
+    def shape(self) -> Shape:
+        """`(C, H, W)` of every picture."""
+        return self._pictures.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where `batch` puts the pictures."""
+        return self._device
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices `(N,)` int64 on the CPU."""
+        return self._pictures.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, by index."""
+        return self._pictures.class_names
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def batch(self, indices: Tensor, *, crops: torch.Generator | None = None) -> Tensor:
+        """Read pictures as `Pictures.batch` says: `(B, C, H, W)` float32 in [0, 1]."""
+        return self._pictures.batch(indices, crops=crops).to(self._device)

@@ -2,7 +2,8 @@
 
 Craft a bank of real perturbations, extend it by synthetic ones, train the rectifier, fit the
 detector, report on the test pictures. Every stage leaves its file, written whole, before the next
-begins; a fit that was interrupted goes on where it stopped and ends with the same weights.
+begins; a fit that was interrupted goes on where it stopped and ends with the same weights. Where
+several processes were started, they train the rectifier together.
 """
 
 import shutil
@@ -22,17 +23,17 @@ from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import state_digest
 from training.attacks.fooling import fooling_rate, predict
-from training.checkpoint import load_tensors, save_tensors
-from training.datasets import Pictures, held_in_memory
+from training.attacks.subject import for_attacks
+from training.datasets import Pictures, on_device
 from training.guard import folder as layout
+from training.guard.crafting import craft, extend, load_synthetic
 from training.guard.fit_detector import DetectorFit, conformal_rank, fit_detector
-from training.guard.fit_rectifier import Recipe, default_recipe, fit_rectifier
+from training.guard.fit_rectifier import fit_rectifier
 from training.guard.folder import GuardRecord, load_module, save_module
 from training.guard.request import FitRequest
 from training.guard.splits import Splits, split_pictures
-from training.perturbations.bank import Bank, BankCriteria
-from training.perturbations.search import craft_bank
-from training.perturbations.synthetic import synthesise
+from training.perturbations.bank import Bank
+from training.processes import Processes, processes
 from training.progress import tracked
 from training.randomness import generator_for
 from training.setting import versions
@@ -53,22 +54,14 @@ def fit(request: FitRequest, out: Path, *, restart: bool = False) -> GuardRecord
         DataError: too few pictures, or a target that no perturbation fools.
         TargetError: the target changed under the fit.
     """
-    request.claim(out, restart=restart)
-    if (out / layout.RECORD).exists():
-        console.say(f"{out} holds this very guard already; nothing to do.")
+    with processes(torch.device(request.options.device)) as together:
+        together.check_batch(request.recipe().batch_size)
+        together.lead(lambda: request.claim(out, restart=restart))
+        if not together.leader_says((out / layout.RECORD).exists()):
+            _fit(request, out, together)
+        elif together.leads:
+            console.say(f"{out} holds this very guard already; nothing to do.")
         return layout.read_record(out)
-    digest = state_digest(request.loaded.target)
-    fitted = _stages(request, out)
-    # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
-    if state_digest(request.loaded.target) != digest:
-        raise TargetError(
-            "The target's weights or buffers changed while the guard was fitted; a module that "
-            "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
-        )
-    record = _record(request, fitted, out, target_digest=request.loaded.digest())
-    layout.write_record(out, record)
-    shutil.rmtree(out / layout.STATE, ignore_errors=True)
-    return record
 
 
 @final
@@ -79,7 +72,6 @@ class _Fitted:
     bank: Bank
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
-    recipe: Recipe
     detector: Detector
     detection: DetectorFit
     test_fooling_rates: list[float]
@@ -87,37 +79,53 @@ class _Fitted:
     seconds: dict[str, float]
 
 
-def _stages(request: FitRequest, out: Path) -> _Fitted:
+def _fit(request: FitRequest, out: Path, together: Processes) -> None:
+    """Fit and record; all processes train the rectifier, the leader alone does all the rest."""
     target, options = request.loaded.target, request.options
-    layout.save_target(request.loaded, out)
-    splits = split_pictures(request.training.pictures, seed=options.seed)
+    digest = state_digest(target)
+    target = for_attacks(target, torch.device(options.device))
+    splits = split_pictures(
+        on_device(request.training.pictures, torch.device(options.device)), seed=options.seed
+    )
     # Asked here, because it is the last stage that would find too few.
     conformal_rank(len(splits.calibration), options.false_positive_rate)
     spec = rectifier_spec(request)
-    recipe = default_recipe(spec, epochs=options.epochs)
     clock = _Clock()
-    bank = clock("bank", lambda: _bank(request, splits, out))
-    synthetic, synthetic_facts = clock("synthetic", lambda: _synthetic(request, bank, out))
+    together.lead(lambda: _perturbations(request, splits, out, clock))
+    bank, (synthetic, synthetic_facts) = Bank.load(out / layout.BANK), load_synthetic(out)
     perturbations = torch.cat([bank.training, synthetic])
     rectifier = clock(
-        "rectifier", lambda: _rectifier(request, spec, recipe, splits, perturbations, out)
+        "rectifier", lambda: _rectifier(request, spec, splits, perturbations, out, together)
     )
-    detector, detection = clock(
-        "detector", lambda: _detector(request, rectifier, splits, perturbations, out)
-    )
-    guarded = GuardedClassifier(target, rectifier, detector)
-    fooled, figures = clock("test", lambda: _test_figures(guarded, bank, request.test.pictures))
-    return _Fitted(
-        bank=bank,
-        synthetic=synthetic_facts,
-        rectifier=spec,
-        recipe=recipe,
-        detector=detector,
-        detection=detection,
-        test_fooling_rates=fooled,
-        test=figures,
-        seconds=clock.seconds,
-    )
+
+    def complete() -> None:
+        detector, detection = clock(
+            "detector", lambda: _detector(request, rectifier, splits, perturbations, out)
+        )
+        guarded = GuardedClassifier(target, rectifier, detector)
+        test = on_device(request.test.pictures, torch.device(options.device))
+        fooled, figures = clock("test", lambda: _test_figures(guarded, bank, test))
+        # Last of all: where an interrupted fit did every stage, only the test runs the target.
+        if state_digest(target) != digest:
+            raise TargetError(
+                "The target's weights or buffers changed while the guard was fitted; a module that "
+                "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
+            )
+        fitted = _Fitted(
+            bank=bank,
+            synthetic=synthetic_facts,
+            rectifier=spec,
+            detector=detector,
+            detection=detection,
+            test_fooling_rates=fooled,
+            test=figures,
+            seconds=clock.seconds,
+        )
+        record = _record(request, fitted, out, target_digest=request.loaded.digest())
+        layout.write_record(out, record)
+        shutil.rmtree(out / layout.STATE, ignore_errors=True)
+
+    together.lead(complete)
 
 
 def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: str) -> GuardRecord:
@@ -138,7 +146,7 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
         bank={**fitted.bank.summary(), "test_fooling_rates": fitted.test_fooling_rates},
         synthetic=fitted.synthetic,
         rectifier=fitted.rectifier,
-        recipe=asdict(fitted.recipe),
+        recipe=asdict(request.recipe()),
         detector_pool=fitted.detector.pool,
         threshold=detection.threshold,
         false_positive_rate=detection.false_positive_rate,
@@ -172,79 +180,48 @@ class _Clock:
         return result
 
 
-def _bank(request: FitRequest, splits: Splits, out: Path) -> Bank:
-    path = out / layout.BANK
-    if path.exists():
-        return Bank.load(path)
-    options = request.options
-    criteria = BankCriteria(members=options.members, held_out=options.held_out)
-    with tracked("Crafting perturbations") as track:
-        bank = craft_bank(
-            request.loaded.target,
-            splits.rectifier,
-            held_in_memory(splits.judging),
-            norm=request.norm,
-            epsilon=request.epsilon,
-            seed=options.seed,
-            criteria=criteria,
-            resume=out / layout.STATE / "bank.safetensors",
-            on_round=lambda so_far: track(
-                len(so_far.perturbations),
-                criteria.members,
-                f"{so_far.candidates} tried of at most {criteria.most_candidates}",
-            ),
-        )
-    bank.save(path)
-    return bank
-
-
-def _synthetic(request: FitRequest, bank: Bank, out: Path) -> tuple[Tensor, dict[str, Any]]:
-    path = out / layout.SYNTHETIC
-    if not path.exists():
-        made = synthesise(
-            bank.training,
-            request.options.synthetic,
-            norm=bank.norm,
-            epsilon=bank.epsilon,
-            generator=generator_for(request.options.seed, "synthetic"),
-        )
-        facts = {
-            "form": made.form,
-            "count": len(made.perturbations),
-            "tried": made.tried,
-            "accepted": made.accepted,
-            "algorithm_1_acceptance": made.walk_acceptance,
-        }
-        save_tensors(path, {"perturbations": made.perturbations}, {"facts": facts})
-    tensors, metadata = load_tensors(path)
-    return tensors["perturbations"], metadata["facts"]
+def _perturbations(request: FitRequest, splits: Splits, out: Path, clock: _Clock) -> None:
+    """The stages before the rectifier's: their files, unless an interrupted fit wrote them."""
+    layout.save_target(request.loaded, out)
+    clock("bank", lambda: craft(request, splits, out))
+    clock("synthetic", lambda: extend(request, out))
 
 
 def _rectifier(
     request: FitRequest,
     spec: RectifierSpec,
-    recipe: Recipe,
     splits: Splits,
     perturbations: Tensor,
     out: Path,
+    together: Processes,
 ) -> nn.Module:
     path = out / layout.RECTIFIER
     rectifier = build_rectifier(spec, generator=generator_for(request.options.seed, "weights"))
-    if path.exists():
+    rectifier.to(splits.rectifier.device)
+    if together.leader_says(path.exists()):
         load_module(path, rectifier)
         return rectifier.eval()
     with tracked("Training the rectifier") as track:
+
+        def on_iteration(done: int, total: int, loss: float) -> None:
+            if together.leads:
+                track(done, total, f"loss {loss:.3f}")
+
         fit_rectifier(
             rectifier,
             request.loaded.target,
             splits.rectifier,
             perturbations,
-            recipe=recipe,
+            norm=request.norm,
+            epsilon=request.epsilon,
+            recipe=request.recipe(),
             seed=request.options.seed,
+            together=together,
             checkpoint=out / layout.STATE / "rectifier.safetensors",
-            on_iteration=lambda done, total, loss: track(done, total, f"loss {loss:.3f}"),
+            on_iteration=on_iteration,
         )
-    save_module(path, rectifier)
+    if together.leads:
+        save_module(path, rectifier)
     return rectifier
 
 

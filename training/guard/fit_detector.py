@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prn_guard.errors import DataError
 from prn_guard.nn.detector import Detector, pool_for
 from training.datasets import Pictures, batch_for
-from training.guard.fit_rectifier import perturb_half
+from training.guard.rectifier_batches import perturb_half
 from training.randomness import generator_for
 
 FALSE_POSITIVE_RATE = 0.01

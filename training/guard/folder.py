@@ -72,7 +72,7 @@ class GuardRecord(BaseModel):
     bank: dict[str, Any]
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
-    recipe: dict[str, float]
+    recipe: dict[str, Any]
     detector_pool: int
     threshold: float
     false_positive_rate: float

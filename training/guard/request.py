@@ -10,6 +10,7 @@ from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
 from training.guard import folder as layout
+from training.guard.recipe import Precision, Recipe, RecipeName, recipe_named
 from training.resuming import REQUEST, claim_folder
 from training.targets import LoadedTarget
 
@@ -38,6 +39,13 @@ class FitOptions:
     synthetic: int = 230
     epochs: float | None = None
     """Of the rectifier's training; None takes the recipe's own."""
+    recipe: RecipeName = "default"
+    precision: Precision = "float32"
+    """Of the rectifier's training."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it is computed; bits differ between kinds of device."""
+    processes: int = 1
+    """How many train the rectifier together."""
     false_positive_rate: float = 0.01
     seed: int = 0
     resize: int | None = None
@@ -73,6 +81,8 @@ class FitRequest:
 
     def __post_init__(self) -> None:
         check_ball(self.norm, self.epsilon, self.training.pictures.shape)
+        # Asked here, so that a name or a number that makes no sense is refused before the work.
+        self.recipe()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
         if not 0 < self.options.false_positive_rate < 1:
             raise InvalidArgumentError(
@@ -84,6 +94,11 @@ class FitRequest:
                 f"{self.options.held_out} of {self.options.members} perturbations are to be held "
                 "out; expected at least 1, and at least 1 left to train on."
             )
+
+    def recipe(self) -> Recipe:
+        """How the rectifier is trained."""
+        options = self.options
+        return recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain JSON values."""

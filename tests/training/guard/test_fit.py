@@ -20,10 +20,12 @@ from tests.training.tiny_guard import EPSILON, SPEC, TEST, TRAINING, Workplace, 
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
 from training.checkpoint import load_tensors
+from training.guard import crafting
 from training.guard import fit as module
 from training.guard.fit import fit, rectifier_spec
-from training.guard.fit_rectifier import Recipe
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
+from training.guard.recipe import Recipe
+from training.guard.request import FitRequest
 from training.guard.splits import split_pictures
 from training.perturbations import search
 from training.perturbations.bank import BankCriteria
@@ -36,12 +38,12 @@ def _make_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take any perturbation, and write checkpoints often."""
     make_fitting_quick(monkeypatch)
     anything = functools.partial(BankCriteria, least_fooling=0.0, most_cosine=1.0)
-    monkeypatch.setattr(module, "BankCriteria", anything)
+    monkeypatch.setattr(crafting, "BankCriteria", anything)
     monkeypatch.setattr(
         stochastic_gradient, "Schedule", functools.partial(Schedule, steps=5, travel=20.0)
     )
-    recipe = Recipe(epochs=4, learning_rate=0.003, decay=0.5, checkpoint_every=2)
-    monkeypatch.setattr(module, "default_recipe", lambda *_, **__: recipe)
+    recipe = Recipe(epochs=4, learning_rate=0.003, checkpoint_every=2)
+    monkeypatch.setattr(FitRequest, "recipe", lambda _: recipe)
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_a_finished_fit_is_not_done_twice(
     assert state_digest(request.loaded.target) == record.target_digest
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
     with monkeypatch.context() as patched:
-        patched.setattr(module, "craft_bank", _stop)
+        patched.setattr(crafting, "craft_bank", _stop)
         assert fit(work.request(), tmp_path / "guard") == record
         after = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
         assert after == before
@@ -144,14 +146,15 @@ def test_nothing_is_fitted_on_what_was_held_out(
     drawn: dict[str, torch.Generator] = {}
 
     def watch(name: str) -> None:
-        stage = getattr(module, name)
+        where = module if hasattr(module, name) else crafting
+        stage = getattr(where, name)
 
         def watched(*arguments: Any, **options: Any) -> Any:
             seen[name] = arguments
             drawn[name] = options.get("generator", torch.Generator())
             return stage(*arguments, **options)
 
-        monkeypatch.setattr(module, name, watched)
+        monkeypatch.setattr(where, name, watched)
 
     stages = ("craft_bank", "synthesise", "fit_rectifier", "fit_detector")
     for name in stages:
@@ -199,9 +202,9 @@ def _stopping_tracker(title: str, after: int) -> Callable[[str], Any]:
 STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "bank, first candidate": lambda patch: patch.setattr(search, "fooling_rate", _stop),
     "bank, third candidate": lambda patch: patch.setattr(
-        module, "tracked", _stopping_tracker("Crafting perturbations", 3)
+        crafting, "tracked", _stopping_tracker("Crafting perturbations", 3)
     ),
-    "synthetic": lambda patch: patch.setattr(module, "synthesise", _stop),
+    "synthetic": lambda patch: patch.setattr(crafting, "synthesise", _stop),
     "rectifier, iteration 1": lambda patch: patch.setattr(
         module, "tracked", _stopping_tracker("Training the rectifier", 1)
     ),

@@ -23,7 +23,7 @@ from training.guard.fit_detector import (
     fit_detector,
     scores,
 )
-from training.guard.fit_rectifier import perturb_half
+from training.guard.rectifier_batches import perturb_half
 from training.randomness import generator_for
 
 RATE = 0.1

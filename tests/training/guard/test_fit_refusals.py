@@ -8,7 +8,7 @@ import pytest
 
 from prn_guard.errors import DataError, TargetError
 from tests.training.tiny_guard import Workplace
-from training.guard import fit as module
+from training.guard import crafting
 from training.guard.fit import fit
 from training.targets import load_target
 
@@ -54,6 +54,6 @@ def test_a_target_that_changes_in_evaluation_mode_is_refused_even_after_a_restar
 def test_too_few_calibration_pictures_are_noticed_before_the_work(
     work: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "craft_bank", _stop)
+    monkeypatch.setattr(crafting, "craft_bank", _stop)
     with pytest.raises(DataError, match=r"36 clean pictures are too few .* at least 99"):
         fit(work.request(false_positive_rate=0.01), tmp_path / "guard")
