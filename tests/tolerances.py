@@ -127,6 +127,9 @@ SHARED_OUT = Tolerance(
 BFLOAT16 = Tolerance(
     0.0, 2e-2, "logits of about 1 rounded to 1/256 of them, averaged over eight pictures"
 )
+VARIATION = Tolerance(
+    1e-5, 1e-7, "a float32 combination and its l2 norm over up to 150 values, against float64"
+)
 SQUARED_JACOBIAN = Tolerance(
     2e-6, 2e-6, "float32 double backward, its sums in another order: some ten roundings of 6e-8"
 )

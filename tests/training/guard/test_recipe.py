@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prn_guard.errors import InvalidArgumentError
-from tests.tolerances import SCHEDULE, assert_close
+from tests.tolerances import FIGURE, SCHEDULE, assert_close
 from training.guard.recipe import Recipe, recipe_named
 
 
@@ -42,7 +42,7 @@ def test_our_rate_rises_evenly_and_falls_along_half_a_cosine(iterations: int, wa
     rising = recipe.learning_rate * np.arange(1, warm_up + 1) / (warm_up + 1)
     angles = np.arange(iterations - warm_up) * math.pi / (iterations - warm_up)
     falling = recipe.learning_rate * np.cos(angles / 2) ** 2
-    assert_close(rates, np.concatenate([rising, falling]), SCHEDULE)
+    assert_close(rates, np.concatenate([rising, falling]), FIGURE)
     assert max(rates) == recipe.learning_rate
 
 

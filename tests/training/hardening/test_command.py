@@ -20,7 +20,7 @@ from tests.training.small import everything, trained_target
 from tests.training.tiny_guard import TEST, TRAINING, Workplace, make_fitting_quick
 from training.attacks.fooling import predict
 from training.datasets import Pictures
-from training.guard import fit as fitting
+from training.guard import crafting as bank_stage
 from training.guard.fit import fit
 from training.guard.folder import load_guard
 from training.hardening import command, validation
@@ -350,7 +350,7 @@ def test_a_hardened_target_can_be_guarded(
 ) -> None:
     make_fitting_quick(monkeypatch)
     anything = functools.partial(BankCriteria, least_fooling=0.0, most_cosine=1.0)
-    monkeypatch.setattr(fitting, "BankCriteria", anything)
+    monkeypatch.setattr(bank_stage, "BankCriteria", anything)
     loaded = load_target(work.target, weights=str(hardened / "weights.safetensors"))
     request = dataclasses.replace(
         work.request(members=2, held_out=1, synthetic=2, epochs=1), loaded=loaded

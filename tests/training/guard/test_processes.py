@@ -1,0 +1,66 @@
+"""Two processes, started as a user starts them, fit what one fits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tolerances import SHARED_OUT, assert_close
+from tests.training.guard.process import CASES, main
+from tests.training.tiny_guard import Workplace
+from tests.training.torchrun import ROOT, torchrun
+from training.checkpoint import load_tensors
+from training.guard.folder import load_guard
+
+COMMAND = """
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny_guard import Workplace, make_fitting_quick
+from training.guard.fit import fit
+
+torch.set_num_threads(1)
+folder, out = (Path(name) for name in sys.argv[1:])
+work = Workplace(folder / "factory.py", folder / "weights.safetensors", folder / "pictures")
+with pytest.MonkeyPatch.context() as monkeypatch:
+    make_fitting_quick(monkeypatch)
+    request = work.request(processes=2, epochs=3)
+    first = fit(request, out)
+    assert fit(request, out) == first
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one and what two processes ended with."""
+    found = tmp_path_factory.mktemp("processes")
+    main(found)
+    torchrun(ROOT / "tests" / "training" / "guard" / "process.py", found)
+    return found
+
+
+def _ends(folder: Path, case: str, rank: int, count: int) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / f"{case}-{rank}-of-{count}.safetensors")[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_the_rectifier_as_one(folder: Path, case: str) -> None:
+    alone = _ends(folder, case, 0, 1)
+    ends = [_ends(folder, case, rank, 2) for rank in (0, 1)]
+    for name, value in alone.items():
+        assert_close(ends[0][name], value, SHARED_OUT)
+        assert torch.equal(ends[0][name], ends[1][name])
+    kept, _ = load_tensors(folder / f"state-{case}-of-2.safetensors")
+    assert torch.equal(kept["module.exit.weight"], ends[0]["exit.weight"])
+
+
+def test_a_whole_fit_by_two_processes_leaves_one_guard(work: Workplace, tmp_path: Path) -> None:
+    script, out = tmp_path / "script.py", tmp_path / "guard"
+    script.write_text(COMMAND)
+    torchrun(script, work.factory.parent, out)
+    assert not (out / "state").exists()
+    _, record = load_guard(out)
+    assert list(record.seconds) == ["bank", "synthetic", "rectifier", "detector", "test"]

@@ -1,0 +1,96 @@
+"""The loss of a mini-batch: equation 2, its optional terms, precision, and shares of processes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
+from tests.reference import losses
+from tests.tolerances import BFLOAT16, LOSS, assert_close
+from tests.training.small import SHAPE, everything, pictures, trained_target
+from training.guard.recipe import Precision, Recipe
+from training.guard.rectifier_batches import RectifierBatch
+from training.guard.rectifier_loss import rectifier_loss
+from training.processes import Processes
+
+PLAIN = Recipe(epochs=1, learning_rate=0.01)
+COUNT = 24
+
+
+def _rectifier() -> torch.nn.Module:
+    """One that changes pictures: the last layer of a new one is zero."""
+    generator = torch.Generator().manual_seed(2)
+    rectifier = build_rectifier(RectifierSpec(channels=1, width=6, blocks=1), generator=generator)
+    with torch.no_grad():
+        rectifier.exit.weight.add_(
+            0.3 * torch.randn(rectifier.exit.weight.shape, generator=generator)
+        )
+    return rectifier
+
+
+def _batch() -> RectifierBatch:
+    clean = everything(pictures(COUNT, seed=5))
+    generator = torch.Generator().manual_seed(1)
+    is_perturbed = torch.rand(COUNT, generator=generator) < 0.5
+    added = 0.2 * torch.randn(SHAPE, generator=generator).sign() * is_perturbed[:, None, None, None]
+    return RectifierBatch(clean=clean, seen=(clean + added).clamp(0, 1), is_perturbed=is_perturbed)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "pixels"), [(0.0, 0.0), (0.7, 0.0), (0.0, 50.0), (0.7, 50.0)]
+)
+def test_the_loss_is_the_references(divergence: float, pixels: float) -> None:
+    batch, rectifier, target = _batch(), _rectifier(), trained_target()
+    recipe = replace(PLAIN, clean_divergence=divergence, clean_pixels=pixels)
+    with torch.no_grad():
+        rectified = rectifier(batch.seen)
+        clean, logits = target(batch.clean).double().numpy(), target(rectified).double().numpy()
+        found = rectifier_loss(rectifier, target, batch, recipe=recipe)
+    expected = losses.cross_entropy(logits, clean.argmax(axis=1)).mean()
+    wanted, given = log_softmax(clean, axis=1), log_softmax(logits, axis=1)
+    expected += divergence * (np.exp(wanted) * (wanted - given)).sum(axis=1).mean()
+    changes = (rectified - batch.clean).double().square().mean(dim=(1, 2, 3))
+    expected += pixels * float(changes[~batch.is_perturbed].sum()) / COUNT
+    assert_close(found, expected, LOSS)
+    assert float(changes.max()) > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_reach_the_weights_and_what_is_seen_but_not_the_target(
+    precision: Precision,
+) -> None:
+    batch, rectifier, target = _batch(), _rectifier(), trained_target()
+    seen = batch.seen.clone().requires_grad_()
+    recipe = replace(PLAIN, precision=precision, clean_pixels=1.0, clean_divergence=1.0)
+    loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert seen.grad is not None
+    assert bool(seen.grad.any())
+    assert all(weight.grad is not None for weight in rectifier.parameters())
+    assert all(weight.grad is None for weight in target.parameters())
+
+
+def test_bfloat16_changes_the_loss_by_its_rounding_alone() -> None:
+    found = [
+        rectifier_loss(
+            _rectifier(), trained_target(), _batch(), recipe=replace(PLAIN, precision=precision)
+        ).detach()
+        for precision in ("float32", "bfloat16")
+    ]
+    assert found[0] != found[1]
+    assert_close(found[1], found[0], BFLOAT16)
+
+
+def test_the_mean_over_the_parts_is_the_loss_of_the_whole() -> None:
+    batch, rectifier, target = _batch(), _rectifier(), trained_target()
+    recipe = replace(PLAIN, clean_divergence=0.7, clean_pixels=50.0)
+    parts = [batch.part(Processes(rank, 2)) for rank in (0, 1)]
+    with torch.no_grad():
+        whole, *halves = (
+            rectifier_loss(rectifier, target, one, recipe=recipe) for one in (batch, *parts)
+        )
+    assert_close(sum(halves) / 2, whole, LOSS)
