@@ -32,16 +32,18 @@ def fit(
     architecture: Annotated[
         Literal["compact", "paper"], typer.Option(help="Rectifier: compact, or as published.")
     ] = "compact",
+    recipe: Annotated[
+        Literal["default", "paper"],
+        typer.Option(help="Of the rectifier's training: ours, or as published."),
+    ] = "default",
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of the rectifier's training; bfloat16 is faster where it is built in."),
+    ] = "float32",
     members: Annotated[int, typer.Option(min=2, help="Real perturbations to craft.")] = 25,
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
     synthetic: Annotated[int, typer.Option(min=0, help="Synthetic perturbations to add.")] = 230,
     epochs: Annotated[float | None, typer.Option(help="Of the rectifier's training.")] = None,
-    recipe: Annotated[
-        Literal["default", "paper"], typer.Option(help="Of it: ours, or as published.")
-    ] = "default",
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of it; bfloat16 may be faster.")
-    ] = "float32",
     false_positive_rate: Annotated[
         float, typer.Option(help="Share of clean pictures that may be flagged.")
     ] = 0.01,
@@ -70,14 +72,14 @@ def fit(
         epsilon=bound,
         options=FitOptions(
             architecture=architecture,
-            members=members,
-            held_out=held_out,
-            synthetic=synthetic,
-            epochs=epochs,
             recipe=recipe,
             precision=precision,
             device=device,
             processes=started(),
+            members=members,
+            held_out=held_out,
+            synthetic=synthetic,
+            epochs=epochs,
             false_positive_rate=false_positive_rate,
             seed=seed,
             resize=loading.resize,

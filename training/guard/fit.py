@@ -30,6 +30,7 @@ from training.guard.crafting import craft, extend, load_synthetic
 from training.guard.fit_detector import DetectorFit, conformal_rank, fit_detector
 from training.guard.fit_rectifier import fit_rectifier
 from training.guard.folder import GuardRecord, load_module, save_module
+from training.guard.recipe import Recipe
 from training.guard.request import FitRequest
 from training.guard.splits import Splits, split_pictures
 from training.perturbations.bank import Bank
@@ -72,6 +73,7 @@ class _Fitted:
     bank: Bank
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
+    recipe: Recipe
     detector: Detector
     detection: DetectorFit
     test_fooling_rates: list[float]
@@ -115,6 +117,7 @@ def _fit(request: FitRequest, out: Path, together: Processes) -> None:
             bank=bank,
             synthetic=synthetic_facts,
             rectifier=spec,
+            recipe=request.recipe(),
             detector=detector,
             detection=detection,
             test_fooling_rates=fooled,
@@ -146,7 +149,7 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
         bank={**fitted.bank.summary(), "test_fooling_rates": fitted.test_fooling_rates},
         synthetic=fitted.synthetic,
         rectifier=fitted.rectifier,
-        recipe=asdict(request.recipe()),
+        recipe=asdict(fitted.recipe),
         detector_pool=fitted.detector.pool,
         threshold=detection.threshold,
         false_positive_rate=detection.false_positive_rate,

@@ -34,18 +34,18 @@ class FitOptions:
     """What a fit may be told beyond target, pictures and ball."""
 
     architecture: Literal["paper", "compact"] = "compact"
+    recipe: RecipeName = "default"
+    precision: Precision = "float32"
+    """Both of the rectifier's training."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it is computed; bits differ between kinds of device."""
+    processes: int = 1
+    """How many train the rectifier together."""
     members: int = 25
     held_out: int = 5
     synthetic: int = 230
     epochs: float | None = None
     """Of the rectifier's training; None takes the recipe's own."""
-    recipe: RecipeName = "default"
-    precision: Precision = "float32"
-    """Of the rectifier's training."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where it is computed; bits differ between kinds of device."""
-    processes: int = 1
-    """How many train the rectifier together."""
     false_positive_rate: float = 0.01
     seed: int = 0
     resize: int | None = None

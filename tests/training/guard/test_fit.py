@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ from training.guard import crafting
 from training.guard import fit as module
 from training.guard.fit import fit, rectifier_spec
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
-from training.guard.recipe import Recipe
+from training.guard.recipe import Recipe, recipe_named
 from training.guard.request import FitRequest
 from training.guard.splits import split_pictures
 from training.perturbations import search
@@ -266,6 +267,14 @@ def test_the_rectifier_follows_the_request(work: Workplace) -> None:
     assert rectifier_spec(work.request(architecture="paper")).architecture == "paper"
     compact = rectifier_spec(work.request())
     assert compact == RectifierSpec(channels=1, factor=1, width=16, blocks=4)
+
+
+@pytest.mark.usefixtures("_quick_work")
+def test_the_record_tells_the_recipe(work: Workplace, tmp_path: Path) -> None:
+    changes = {"recipe": "paper", "precision": "bfloat16", "epochs": 2}
+    record = fit(work.request(**changes), tmp_path / "guard")
+    expected = recipe_named("paper", epochs=2, precision="bfloat16")
+    assert record.recipe == read_record(tmp_path / "guard").recipe == asdict(expected)
 
 
 def test_the_record_is_plain_json(guard_folder: Path) -> None:

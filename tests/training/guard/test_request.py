@@ -38,6 +38,9 @@ def test_a_request_comes_back_to_its_folder(work: Workplace, tmp_path: Path) -> 
         ({"seed": 6}, ["seed (5 there, 6 now)"]),
         ({"epochs": None}, ["epochs (40 there, None now)"]),
         ({"architecture": "paper"}, ["architecture (compact there, paper now)"]),
+        ({"recipe": "paper"}, ["recipe (default there, paper now)"]),
+        ({"precision": "bfloat16"}, ["precision (float32 there, bfloat16 now)"]),
+        ({"processes": 2}, ["processes (1 there, 2 now)"]),
         ({"members": 5, "synthetic": 9}, ["members (4 there, 5 now)", "synthetic (4 there, 9"]),
     ],
 )
@@ -120,6 +123,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(work: Workplace, tmp_path:
         ({"false_positive_rate": 0.0}, "between 0 and 1"),
         ({"false_positive_rate": 1.0}, "between 0 and 1"),
         ({"false_positive_rate": float("nan")}, "between 0 and 1"),
+        ({"epochs": 0.0}, "epochs is 0.0"),
+        ({"recipe": "fast"}, "recipe is 'fast'"),
         ({"held_out": 0}, "0 of 4 perturbations"),
         ({"held_out": 4}, "at least 1 left to train on"),
     ],
