@@ -87,10 +87,15 @@ def varied(
     Returns:
         `(B, C, H, W)`, in the ball of 1.25 times the radius, on the device of `bank`.
     """
-    members, shares = bank[chosen], variation.shares.to(bank.device)
-    mixed = mixtures(members, bank[variation.others], shares, norm=norm, epsilon=epsilon)
-    # Not by a share of 1, which would scale and cut the member itself.
-    perturbations = torch.where((shares < 1)[:, None, None, None], mixed, members)
+    perturbations = bank[chosen]
+    mixed = (variation.shares < 1).nonzero().flatten()
+    perturbations[mixed] = mixtures(
+        perturbations[mixed],
+        bank[variation.others[mixed]],
+        variation.shares[mixed].to(bank.device),
+        norm=norm,
+        epsilon=epsilon,
+    )
     signs = torch.where(variation.reversed, -1.0, 1.0)
     factors = (signs * variation.factors).to(bank.device)
     return shifted(perturbations, variation.offsets) * factors[:, None, None, None]
@@ -129,14 +134,8 @@ def shifted(perturbations: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         `(B, C, H, W)`; what leaves at one side comes in at the other.
     """
-    count, channels, height, width = perturbations.shape
-    device = perturbations.device
-    down, right = offsets.to(device).unbind(1)
-    rows = (torch.arange(height, device=device) - down[:, None]) % height
-    columns = (torch.arange(width, device=device) - right[:, None]) % width
-    return perturbations[
-        torch.arange(count, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[None, :, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
+    # One by one: most stay where they are, and a gather of all takes ten times as long on a CPU.
+    result = perturbations.clone()
+    for number in offsets.any(dim=1).nonzero().flatten().tolist():
+        result[number] = perturbations[number].roll(offsets[number].tolist(), dims=(1, 2))
+    return result

@@ -66,12 +66,16 @@ def draw_batch(
         flipped = torch.rand(len(clean), generator=generator) < 0.5
         clean = torch.where(flipped.to(clean.device)[:, None, None, None], clean.flip(3), clean)
     is_perturbed, chosen = _drawn(len(clean), len(bank), recipe.perturbed_share, generator)
-    added = bank[chosen]
+    chosen = chosen[is_perturbed]
     if recipe.augmented:
         height, width = clean.shape[2:]
-        variation = draw_variation(len(clean), len(bank), (height, width), generator)
+        variation = draw_variation(len(chosen), len(bank), (height, width), generator)
         added = varied(bank, chosen, variation, norm=norm, epsilon=epsilon)
-    return _under(clean, added, is_perturbed)
+    else:
+        added = bank[chosen]
+    seen = clean.clone()
+    seen[is_perturbed] = perturb(clean[is_perturbed], added)
+    return RectifierBatch(clean=clean, seen=seen, is_perturbed=is_perturbed.to(clean.device))
 
 
 def perturb_half(
@@ -84,7 +88,8 @@ def perturb_half(
         CPU.
     """
     is_perturbed, chosen = _drawn(len(images), len(perturbations), PERTURBED_SHARE, generator)
-    return _under(images, perturbations[chosen].to(images.device), is_perturbed).seen, is_perturbed
+    added = perturbations[chosen] * is_perturbed.to(perturbations.device)[:, None, None, None]
+    return perturb(images, added.to(images.device)), is_perturbed
 
 
 def _drawn(
@@ -93,9 +98,3 @@ def _drawn(
     """Which pictures are perturbed `(count,)` bool, and by which members `(count,)` int64."""
     is_perturbed = torch.rand(count, generator=generator) < share
     return is_perturbed, torch.randint(members, (count,), generator=generator)
-
-
-def _under(clean: Tensor, added: Tensor, is_perturbed: Tensor) -> RectifierBatch:
-    is_perturbed = is_perturbed.to(clean.device)
-    seen = perturb(clean, added * is_perturbed[:, None, None, None])
-    return RectifierBatch(clean=clean, seen=seen, is_perturbed=is_perturbed)
