@@ -134,7 +134,7 @@ def shifted(perturbations: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         `(B, C, H, W)`; what leaves at one side comes in at the other.
     """
-    # One by one: most stay where they are, and a gather of all takes ten times as long on a CPU.
+    # One by one: most stay where they are, and a gather of all takes five times as long on a CPU.
     result = perturbations.clone()
     for number in offsets.any(dim=1).nonzero().flatten().tolist():
         result[number] = perturbations[number].roll(offsets[number].tolist(), dims=(1, 2))

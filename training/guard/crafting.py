@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.checkpoint import load_tensors, save_tensors
@@ -83,3 +84,8 @@ def load_synthetic(out: Path) -> tuple[Tensor, dict[str, Any]]:
     """The synthetic perturbations `(P, C, H, W)` of the folder `out`, and how they came about."""
     tensors, metadata = load_tensors(out / layout.SYNTHETIC)
     return tensors["perturbations"], metadata["facts"]
+
+
+def training_perturbations(out: Path) -> Tensor:
+    """What rectifier and detector are trained under, `(P, C, H, W)`: real, then synthetic ones."""
+    return torch.cat([Bank.load(out / layout.BANK).training, load_synthetic(out)[0]])

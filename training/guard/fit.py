@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prn_guard import console
 from prn_guard.errors import TargetError
@@ -26,7 +26,7 @@ from training.attacks.fooling import fooling_rate, predict
 from training.attacks.subject import for_attacks
 from training.datasets import Pictures, on_device
 from training.guard import folder as layout
-from training.guard.crafting import craft, extend, load_synthetic
+from training.guard.crafting import craft, extend, load_synthetic, training_perturbations
 from training.guard.fit_detector import DetectorFit, conformal_rank, fit_detector
 from training.guard.fit_rectifier import fit_rectifier
 from training.guard.folder import GuardRecord, load_module, save_module
@@ -81,54 +81,64 @@ class _Fitted:
     seconds: dict[str, float]
 
 
+@final
+class _Clock:
+    """Runs stages and keeps the seconds that each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, stage: Callable[[], Stage]) -> Stage:
+        begin = time.monotonic()
+        result = stage()
+        self.seconds[name] = round(time.monotonic() - begin, 2)
+        return result
+
+
 def _fit(request: FitRequest, out: Path, together: Processes) -> None:
     """Fit and record; all processes train the rectifier, the leader alone does all the rest."""
-    target, options = request.loaded.target, request.options
-    digest = state_digest(target)
-    target = for_attacks(target, torch.device(options.device))
-    splits = split_pictures(
-        on_device(request.training.pictures, torch.device(options.device)), seed=options.seed
-    )
+    options, device = request.options, torch.device(request.options.device)
+    digest = state_digest(request.loaded.target)
+    for_attacks(request.loaded.target, device)
+    splits = split_pictures(on_device(request.training.pictures, device), seed=options.seed)
     # Asked here, because it is the last stage that would find too few.
     conformal_rank(len(splits.calibration), options.false_positive_rate)
-    spec = rectifier_spec(request)
     clock = _Clock()
     together.lead(lambda: _perturbations(request, splits, out, clock))
-    bank, (synthetic, synthetic_facts) = Bank.load(out / layout.BANK), load_synthetic(out)
-    perturbations = torch.cat([bank.training, synthetic])
-    rectifier = clock(
-        "rectifier", lambda: _rectifier(request, spec, splits, perturbations, out, together)
+    rectifier = clock("rectifier", lambda: _rectifier(request, splits, out, together))
+    together.lead(lambda: _complete(request, splits, rectifier, out, clock, digest))
+
+
+def _complete(
+    request: FitRequest, splits: Splits, rectifier: nn.Module, out: Path, clock: _Clock, digest: str
+) -> None:
+    """The stages after the rectifier's, and the record."""
+    target = request.loaded.target
+    bank, (_, synthetic_facts) = Bank.load(out / layout.BANK), load_synthetic(out)
+    detector, detection = clock("detector", lambda: _detector(request, rectifier, splits, out))
+    guarded = GuardedClassifier(target, rectifier, detector)
+    test = on_device(request.test.pictures, splits.detector.device)
+    fooled, figures = clock("test", lambda: _test_figures(guarded, bank, test))
+    # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
+    if state_digest(target) != digest:
+        raise TargetError(
+            "The target's weights or buffers changed while the guard was fitted; a module that "
+            "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
+        )
+    fitted = _Fitted(
+        bank=bank,
+        synthetic=synthetic_facts,
+        rectifier=rectifier_spec(request),
+        recipe=request.recipe(),
+        detector=detector,
+        detection=detection,
+        test_fooling_rates=fooled,
+        test=figures,
+        seconds=clock.seconds,
     )
-
-    def complete() -> None:
-        detector, detection = clock(
-            "detector", lambda: _detector(request, rectifier, splits, perturbations, out)
-        )
-        guarded = GuardedClassifier(target, rectifier, detector)
-        test = on_device(request.test.pictures, torch.device(options.device))
-        fooled, figures = clock("test", lambda: _test_figures(guarded, bank, test))
-        # Last of all: where an interrupted fit did every stage, only the test runs the target.
-        if state_digest(target) != digest:
-            raise TargetError(
-                "The target's weights or buffers changed while the guard was fitted; a module that "
-                "updates its state in evaluation mode cannot be guarded. Nothing was recorded."
-            )
-        fitted = _Fitted(
-            bank=bank,
-            synthetic=synthetic_facts,
-            rectifier=spec,
-            recipe=request.recipe(),
-            detector=detector,
-            detection=detection,
-            test_fooling_rates=fooled,
-            test=figures,
-            seconds=clock.seconds,
-        )
-        record = _record(request, fitted, out, target_digest=request.loaded.digest())
-        layout.write_record(out, record)
-        shutil.rmtree(out / layout.STATE, ignore_errors=True)
-
-    together.lead(complete)
+    record = _record(request, fitted, out, target_digest=request.loaded.digest())
+    layout.write_record(out, record)
+    shutil.rmtree(out / layout.STATE, ignore_errors=True)
 
 
 def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: str) -> GuardRecord:
@@ -169,20 +179,6 @@ def rectifier_spec(request: FitRequest) -> RectifierSpec:
     return default_spec(spec.channels, spec.height, spec.width)
 
 
-@final
-class _Clock:
-    """Runs stages and keeps the seconds that each took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str, stage: Callable[[], Stage]) -> Stage:
-        begin = time.monotonic()
-        result = stage()
-        self.seconds[name] = round(time.monotonic() - begin, 2)
-        return result
-
-
 def _perturbations(request: FitRequest, splits: Splits, out: Path, clock: _Clock) -> None:
     """The stages before the rectifier's: their files, unless an interrupted fit wrote them."""
     layout.save_target(request.loaded, out)
@@ -190,16 +186,11 @@ def _perturbations(request: FitRequest, splits: Splits, out: Path, clock: _Clock
     clock("synthetic", lambda: extend(request, out))
 
 
-def _rectifier(
-    request: FitRequest,
-    spec: RectifierSpec,
-    splits: Splits,
-    perturbations: Tensor,
-    out: Path,
-    together: Processes,
-) -> nn.Module:
+def _rectifier(request: FitRequest, splits: Splits, out: Path, together: Processes) -> nn.Module:
     path = out / layout.RECTIFIER
-    rectifier = build_rectifier(spec, generator=generator_for(request.options.seed, "weights"))
+    rectifier = build_rectifier(
+        rectifier_spec(request), generator=generator_for(request.options.seed, "weights")
+    )
     rectifier.to(splits.rectifier.device)
     if together.leader_says(path.exists()):
         load_module(path, rectifier)
@@ -214,7 +205,7 @@ def _rectifier(
             rectifier,
             request.loaded.target,
             splits.rectifier,
-            perturbations,
+            training_perturbations(out),
             norm=request.norm,
             epsilon=request.epsilon,
             recipe=request.recipe(),
@@ -229,14 +220,14 @@ def _rectifier(
 
 
 def _detector(
-    request: FitRequest, rectifier: nn.Module, splits: Splits, perturbations: Tensor, out: Path
+    request: FitRequest, rectifier: nn.Module, splits: Splits, out: Path
 ) -> tuple[Detector, DetectorFit]:
     console.say("Fitting the detector")
     detector, found = fit_detector(
         rectifier,
         splits.detector,
         splits.calibration,
-        perturbations,
+        training_perturbations(out),
         seed=request.options.seed,
         false_positive_rate=request.options.false_positive_rate,
     )
