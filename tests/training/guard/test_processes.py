@@ -27,9 +27,7 @@ folder, out = (Path(name) for name in sys.argv[1:])
 work = Workplace(folder / "factory.py", folder / "weights.safetensors", folder / "pictures")
 with pytest.MonkeyPatch.context() as monkeypatch:
     make_fitting_quick(monkeypatch)
-    request = work.request(processes=2, epochs=3)
-    first = fit(request, out)
-    assert fit(request, out) == first
+    fit(work.request(processes=2, epochs=3), out)
 """
 
 
