@@ -38,6 +38,8 @@ def test_a_request_comes_back_to_its_folder(work: Workplace, tmp_path: Path) -> 
         ({"seed": 6}, ["seed (5 there, 6 now)"]),
         ({"epochs": None}, ["epochs (40 there, None now)"]),
         ({"architecture": "paper"}, ["architecture (compact there, paper now)"]),
+        ({"detector": "rbf"}, ["detector (linear there, rbf now)"]),
+        ({"detector_features": "bands"}, ["detector_features (None there, bands now)"]),
         ({"members": 5, "synthetic": 9}, ["members (4 there, 5 now)", "synthetic (4 there, 9"]),
     ],
 )
@@ -122,6 +124,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(work: Workplace, tmp_path:
         ({"false_positive_rate": float("nan")}, "between 0 and 1"),
         ({"held_out": 0}, "0 of 4 perturbations"),
         ({"held_out": 4}, "at least 1 left to train on"),
+        ({"detector": "rbf", "detector_features": "plane"}, "expected 'bands'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
