@@ -73,27 +73,22 @@ def fit_detector(
         perturbations: `(P, C, H, W)`, those of the training.
         seed: of the random choices.
         false_positive_rate: in (0, 1); share of clean pictures that may be flagged.
-        spec: kernel, features and the most support vectors there may be; None takes the linear one
-            for pictures of this size.
+        spec: kernel, features, most support vectors; None takes the linear one for this size.
 
     Returns:
-        The detector on the device of `pictures`, its `spec` with as many support vectors as there
-        are; and what calibration found.
+        The detector, on the device of `pictures` and with the support vectors that there are in its
+        `spec`; and what calibration found.
 
     Raises:
         DataError: too few calibration pictures for that rate.
     """
     _, height, width = pictures.shape
     spec = spec or detector_spec(height, width)
-    perturbations = perturbations.to(pictures.device)
-    unfitted = build_detector(spec, height, width).to(pictures.device)
-    features, is_perturbed = _training_features(
-        rectifier, unfitted, pictures, perturbations, seed=seed
-    )
-    scaler = StandardScaler().fit(features)
-    spec, buffers = _machine(spec, scaler.transform(features), is_perturbed, seed=seed)
     detector = build_detector(spec, height, width).to(pictures.device)
-    for name, value in (buffers | {"mean": scaler.mean_, "scale": scaler.scale_}).items():
+    known = _training_features(rectifier, detector, pictures, perturbations, seed=seed)
+    spec, buffers = _machine(spec, *known, seed=seed)
+    detector = build_detector(spec, height, width).to(pictures.device)
+    for name, value in buffers.items():
         getattr(detector, name).copy_(torch.as_tensor(value))
     found = calibrate(
         rectifier, detector, calibration, perturbations, false_positive_rate=false_positive_rate
@@ -201,22 +196,25 @@ def _training_features(
     ):
         generator = generator_for(seed, "detector", number)
         images = pictures.batch(positions, crops=generator)
-        seen, perturbed = perturb_half(images, perturbations, generator)
+        seen, perturbed = perturb_half(images, perturbations.to(images.device), generator)
         features.append(detector.features(seen - rectifier(seen)))
         is_perturbed.append(perturbed)
     return torch.cat(features).double().cpu().numpy(), torch.cat(is_perturbed).cpu().numpy()
 
 
 def _machine(
-    spec: DetectorSpec, standard: np.ndarray, is_perturbed: np.ndarray, *, seed: int
+    spec: DetectorSpec, features: np.ndarray, is_perturbed: np.ndarray, *, seed: int
 ) -> tuple[DetectorSpec, dict[str, np.ndarray]]:
-    """Fit the SVM of `spec` to standardised features `(N, F)`: its own spec, and its buffers."""
+    """Fit the SVM of `spec` to features `(N, F)`: the spec as fitted, the detector's buffers."""
+    scaler = StandardScaler().fit(features)
+    standard = scaler.transform(features)
+    scaling = {"mean": scaler.mean_, "scale": scaler.scale_}
     if spec.kernel == "linear":
         machine = LinearSVC(C=REGULARISATION, dual=False, random_state=0, max_iter=5000)
         machine.fit(standard, is_perturbed)
-        return spec, {"weight": machine.coef_[0], "bias": machine.intercept_[0]}
+        return spec, scaling | {"weight": machine.coef_[0], "bias": machine.intercept_[0]}
     machine = rbf_machine(standard, is_perturbed, most=spec.support_vectors, seed=seed)
-    return spec.model_copy(update={"support_vectors": len(machine.support_)}), {
+    return spec.model_copy(update={"support_vectors": len(machine.support_)}), scaling | {
         "support": machine.support_vectors_,
         "gamma": np.asarray(machine.gamma),
         "weight": machine.dual_coef_[0],
