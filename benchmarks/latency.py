@@ -32,7 +32,7 @@ from prn_guard.bench import Run, measure
 from prn_guard.bench_sessions import ALONE
 from prn_guard.contract import InputTensor
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.detector import Detector, pool_for
+from prn_guard.nn.detector import build_detector, detector_spec
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import Target
@@ -151,8 +151,8 @@ def _guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier
     spec = target.spec
     rectifier = build_rectifier(rectifier_spec, generator=torch.Generator().manual_seed(0))
     nn.init.normal_(rectifier.exit.weight, std=0.01)
-    pool = pool_for(spec.height, spec.width)
-    guarded = GuardedClassifier(target, rectifier, Detector(spec.height, spec.width, pool=pool))
+    detector = build_detector(detector_spec(spec.height, spec.width), spec.height, spec.width)
+    guarded = GuardedClassifier(target, rectifier, detector)
     return guarded.requires_grad_(requires_grad=False).eval()
 
 

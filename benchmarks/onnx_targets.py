@@ -35,7 +35,7 @@ from prn_guard import console
 from prn_guard.contract import UINT8_NHWC, InputSpec, InputTensor
 from prn_guard.errors import TargetError
 from prn_guard.files import read_json, write_json
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.rectifier import build_rectifier, default_spec
 from prn_guard.preparation import to_tensor
 from training.progress import tracked
@@ -199,7 +199,9 @@ def front(tensor: InputTensor, spec: InputSpec) -> onnx.ModelProto:
     """The guard's front with random weights."""
     rectifier = build_rectifier(default_spec(spec.channels, SIDE, SIDE))
     nn.init.normal_(rectifier.exit.weight, std=0.01)
-    return front_model(GuardFront(rectifier, Detector(SIDE, SIDE, pool=1), spec, tensor))
+    return front_model(
+        GuardFront(rectifier, build_detector(DetectorSpec(), SIDE, SIDE), spec, tensor)
+    )
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:

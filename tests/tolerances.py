@@ -29,6 +29,9 @@ LOG_FEATURE = Tolerance(
 SCORE = Tolerance(
     1e-4, 5e-3, "a weighted sum of log features of LOG_FEATURE's error, weights of norm about 1"
 )
+RADIAL_BASIS = Tolerance(
+    0.0, 1e-5, "gamma of 0.01 times a float32 squared distance of up to 5,000, good for half an ulp"
+)
 SCALED = Tolerance(
     1e-5, 1e-4, "float32 pixels on a scale of up to 255, there and back: some ulps of 1.5e-5"
 )

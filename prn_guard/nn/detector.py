@@ -1,20 +1,59 @@
 """The DCT-SVM detector: is there a perturbation in what the rectifier removed?
 
-Source: PRN paper, section 4.3. Departures: the SVM is linear on the (average-pooled) log-DCT plane,
-because a kernel SVM would put hundreds of megabytes of support vectors into the graph, and the
+Source: PRN paper, section 4.3: an SVM on `log|DCT2(gray(x - R(x)))|`. Departures: the SVM is linear
+by default, because a kernel SVM on the whole plane would put hundreds of megabytes of support
+vectors into the graph; the radial basis function (`rbf`) takes averages over frequency bands, and a
+bounded number of support vectors. Features are standardised, larger planes are pooled, and the
 threshold is calibrated for a stated false-positive rate instead of standing at the SVM's zero.
 """
 
-from typing import final
+from typing import Final, Literal, Self, cast, final
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from prn_guard.errors import InvalidArgumentError
 from prn_guard.nn.dct import dct_matrix, log_dct
+from prn_guard.nn.frequency_bands import averaging_matrix, cell_edges, octave_edges
 
-FULL_PLANE = 32
+Kernel = Literal["linear", "rbf"]
+FeatureForm = Literal["plane", "bands"]
+
+FULL_PLANE: Final = 32
 """Feature planes are pooled down to about this many cells a side."""
+BANDS: Final = 10
+"""A side, so that there are 100 features; fewer where a side has fewer frequencies."""
+SUPPORT_VECTORS: Final = 1000
+"""At most: with 100 features each and their coefficients, 0.4 MB of the graph and 0.1 MMAC."""
+
+
+class DetectorSpec(BaseModel):
+    """Everything needed to build a detector anew, but for the size of its pictures.
+
+    Raises:
+        ValidationError: the radial basis function is asked for on the whole plane.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernel: Kernel = "linear"
+    features: FeatureForm = "plane"
+    pool: int = Field(default=1, ge=1)
+    """Side of the averaged cell of `plane`; 1 keeps the whole plane."""
+    bands: int = Field(default=BANDS, ge=1, le=32)
+    """Of `bands`, a side."""
+    support_vectors: int = Field(default=SUPPORT_VECTORS, ge=2, le=10_000)
+    """Of `rbf`: how many there are; before a fit, how many there may be."""
+
+    @model_validator(mode="after")
+    def _reduced(self) -> Self:
+        if self.kernel == "rbf" and self.features == "plane":
+            raise ValueError(
+                "the radial basis function takes averages over frequency bands, not the plane: "
+                "each support vector would be a plane"
+            )
+        return self
 
 
 def pool_for(height: int, width: int) -> int:
@@ -22,17 +61,81 @@ def pool_for(height: int, width: int) -> int:
     return max(1, min(height, width) // FULL_PLANE)
 
 
-@final
-class Detector(nn.Module):
-    """`score = w . standardise(pool(log|DCT2(gray(x - R(x)))|)) + b`, flagged above `threshold`.
-
-    All in float32 and by plain matrix operations, so that the exported graph needs no operator that
-    runs on the CPU only.
+def detector_spec(
+    height: int, width: int, *, kernel: Kernel = "linear", features: FeatureForm | None = None
+) -> DetectorSpec:
+    """The detector to take for pictures of this size.
 
     Args:
         height: rows of the pictures.
         width: columns of the pictures.
-        pool: side of the cells over which features are averaged; 1 keeps the whole plane.
+        kernel: of the SVM.
+        features: None takes `plane` for the linear kernel and `bands` for the other.
+
+    Raises:
+        InvalidArgumentError: the radial basis function is asked for on the whole plane.
+    """
+    form = features or ("bands" if kernel == "rbf" else "plane")
+    if kernel == "rbf" and form == "plane":
+        raise InvalidArgumentError(
+            "A detector of kernel 'rbf' was asked for on the features 'plane'; expected 'bands', "
+            "because each of its support vectors would be a whole plane."
+        )
+    return DetectorSpec(kernel=kernel, features=form, pool=pool_for(height, width))
+
+
+@final
+class LogDctFeatures(nn.Module):
+    """`log|DCT2(gray(x - R(x)))|`, averaged over cells of the plane.
+
+    Args:
+        height: rows of the pictures.
+        width: columns of the pictures.
+        edges: of the vertical and of the horizontal bands whose products are the cells; None keeps
+            the whole plane.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    row_bands: Tensor | None
+    column_bands: Tensor | None
+
+    def __init__(
+        self, height: int, width: int, edges: tuple[tuple[int, ...], tuple[int, ...]] | None
+    ) -> None:
+        super().__init__()
+        self.count = height * width
+        bands: tuple[Tensor | None, Tensor | None] = (None, None)
+        if edges is not None:
+            self.count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
+            bands = averaging_matrix(edges[0], height), averaging_matrix(edges[1], width)
+        self.register_buffer("rows", dct_matrix(height), persistent=False)
+        self.register_buffer("columns", dct_matrix(width), persistent=False)
+        self.register_buffer("row_bands", bands[0], persistent=False)
+        self.register_buffer("column_bands", bands[1], persistent=False)
+
+    def forward(self, difference: Tensor) -> Tensor:
+        """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
+        plane = log_dct(difference, self.rows, self.columns)
+        if self.row_bands is not None and self.column_bands is not None:
+            plane = self.row_bands @ plane @ self.column_bands.T
+        return plane.flatten(1)
+
+
+@final
+class Detector(nn.Module):
+    """`score = w . k(standardise(features(x - R(x)))) + b`, flagged above `threshold`.
+
+    `k` is the identity of the linear kernel, `w` the normal `(features,)`; or `k` is the vector of
+    `exp(-gamma |x - s|^2)` over the support vectors `s`, and `w` their coefficients. All in float32
+    and by plain matrix operations, so that the exported graph needs no operator that runs on the
+    CPU only. Far from all its support vectors the score of the radial basis function falls to `b`.
+
+    Built by `build_detector`.
+
+    Args:
+        spec: which kernel, and how many support vectors.
+        features: maps `(B, C, H, W)` differences to `(B, features)`.
     """
 
     mean: Tensor
@@ -40,29 +143,56 @@ class Detector(nn.Module):
     weight: Tensor
     bias: Tensor
     threshold: Tensor
-    rows: Tensor
-    columns: Tensor
+    support: Tensor
+    gamma: Tensor
 
-    def __init__(self, height: int, width: int, *, pool: int) -> None:
+    def __init__(self, spec: DetectorSpec, features: LogDctFeatures) -> None:
         super().__init__()
-        self.pool = pool
-        features = (height // pool) * (width // pool)
-        self.register_buffer("rows", dct_matrix(height), persistent=False)
-        self.register_buffer("columns", dct_matrix(width), persistent=False)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("weight", torch.zeros(features))
+        self.spec = spec
+        self.features = features
+        terms = spec.support_vectors if spec.kernel == "rbf" else features.count
+        self.register_buffer("mean", torch.zeros(features.count))
+        self.register_buffer("scale", torch.ones(features.count))
+        self.register_buffer("weight", torch.zeros(terms))
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("threshold", torch.zeros(()))
-
-    def features(self, difference: Tensor) -> Tensor:
-        """`(B, features)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
-        plane = log_dct(difference, self.rows, self.columns)
-        if self.pool > 1:
-            plane = F.avg_pool2d(plane[:, None], self.pool)[:, 0]
-        return plane.flatten(1)
+        if spec.kernel == "rbf":
+            self.register_buffer("support", torch.zeros(terms, features.count))
+            self.register_buffer("gamma", torch.ones(()))
 
     def forward(self, difference: Tensor) -> Tensor:
         """Scores `(B,)` of `difference = x - R(x)`; higher is more suspicious."""
-        standard = (self.features(difference) - self.mean) / self.scale
-        return standard @ self.weight + self.bias
+        terms = (cast("Tensor", self.features(difference)) - self.mean) / self.scale
+        if self.spec.kernel == "rbf":
+            terms = radial_basis(terms, self.support, self.gamma)
+        return terms @ self.weight + self.bias
+
+
+def radial_basis(points: Tensor, support: Tensor, gamma: Tensor) -> Tensor:
+    """`exp(-gamma |x - s|^2)`, `(B, S)`, of `points` `(B, F)` and `support` `(S, F)`.
+
+    The squared distances come of one matrix product; rounding leaves them below zero by at most
+    some 1e-5 for standardised features, which gamma makes 1e-7 or less of the result.
+    """
+    squares = points.square().sum(dim=1, keepdim=True) + support.square().sum(dim=1)
+    return torch.exp(gamma * (2 * (points @ support.T) - squares))
+
+
+def build_detector(spec: DetectorSpec, height: int, width: int) -> Detector:
+    """Build the detector that `spec` describes for pictures of `height` x `width`, not fitted.
+
+    Raises:
+        InvalidArgumentError: the cell to pool over is larger than the pictures.
+    """
+    if spec.features == "bands":
+        edges = octave_edges(height, spec.bands), octave_edges(width, spec.bands)
+        return Detector(spec, LogDctFeatures(height, width, edges))
+    if spec.pool > min(height, width):
+        raise InvalidArgumentError(
+            f"Features of pictures of {height}x{width} are to be averaged over cells of "
+            f"{spec.pool}x{spec.pool}; expected cells no larger than the pictures."
+        )
+    if spec.pool == 1:
+        return Detector(spec, LogDctFeatures(height, width, None))
+    edges = cell_edges(height, spec.pool), cell_edges(width, spec.pool)
+    return Detector(spec, LogDctFeatures(height, width, edges))

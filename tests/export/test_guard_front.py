@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from export.guard_front import GuardFront
 from prn_guard.contract import UINT8_NHWC, InputSpec, InputTensor
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from tests.tolerances import SCALED, assert_close
 
 SIDE = 8
@@ -50,7 +50,7 @@ def _on_own_scale(unit: NDArray[np.float64], spec: InputSpec) -> NDArray[np.floa
 
 
 def _front(spec: InputSpec, tensor: InputTensor, threshold: float) -> GuardFront:
-    detector = Detector(SIDE, SIDE, pool=1)
+    detector = build_detector(DetectorSpec(), SIDE, SIDE)
     detector.weight.fill_(0.1)
     detector.threshold.fill_(threshold)
     return GuardFront(Halving(), detector, spec, tensor).eval()

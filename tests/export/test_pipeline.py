@@ -21,7 +21,7 @@ from export.pipeline import ClientInput, ExportOptions, export_guard, guarded_gr
 from prn_guard import Guard
 from prn_guard.contract import InputSpec
 from prn_guard.errors import ArtifactError
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.nn.target import Target
@@ -120,7 +120,7 @@ def _blue_first(threshold: float) -> GuardedClassifier:
         pixel_range=255, channel_order="bgr", layout="nhwc",
     )  # fmt: skip
     rectifier = build_rectifier(RectifierSpec(channels=3, factor=2, width=4, blocks=1))
-    detector = Detector(10, 9, pool=1)
+    detector = build_detector(DetectorSpec(), 10, 9)
     with torch.no_grad():
         rectifier.exit.weight.normal_(std=0.05)
         detector.weight.normal_(std=0.1)

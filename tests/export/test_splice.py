@@ -14,7 +14,7 @@ from export.guard_front import GuardFront, front_model
 from export.splice import GuardedGraph, classifier_digest, set_threshold, splice
 from prn_guard.contract import UINT8_NHWC, InputSpec, InputTensor
 from prn_guard.errors import TargetError
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.preparation import to_tensor
 from tests.export.running import answers_of
@@ -47,7 +47,7 @@ def _front(dtype: str = "uint8", layout: str = "nchw") -> onnx.ModelProto:
     )
     with torch.no_grad():
         rectifier.exit.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    detector = Detector(SIDE, SIDE, pool=1)
+    detector = build_detector(DetectorSpec(), SIDE, SIDE)
     detector.weight.fill_(0.01)
     tensor = UINT8_NHWC
     if dtype != "uint8":

@@ -28,3 +28,12 @@ def features(difference: ArrayLike, *, pool: int = 1) -> Array:
         for c in range(columns)
     ]
     return np.stack(cells, axis=1)
+
+
+def band_features(difference: ArrayLike, edges: tuple[list[int], list[int]]) -> Array:
+    """Log magnitudes averaged over the products of the bands between `edges`: `(B, features)`."""
+    plane = np.log(np.abs(coefficients(difference)) + FLOOR)
+    rows, columns = edges
+    tall = np.add.reduceat(plane, rows[:-1], axis=1) / np.diff(rows)[:, None]
+    cells = np.add.reduceat(tall, columns[:-1], axis=2) / np.diff(columns)
+    return np.asarray(cells.reshape(len(plane), -1))

@@ -42,6 +42,20 @@ def test_attacks_repeat_under_their_seed(attack: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_quick_work")
+def test_the_detector_is_chosen_on_the_command_line(
+    run: Run, work: Workplace, tmp_path: Path
+) -> None:
+    command = ("fit", *work.arguments(), "--test-images", work.images, "--epsilon", EPSILON, *FIT)
+    command = (*command, "--out", tmp_path / "guard", "--detector", "rbf")
+    assert_refused(run(*command, "--detector-features", "plane"), "expected 'bands'")
+    ended = run(*command)
+    assert ended.code == 0
+    spec = json.loads((tmp_path / "guard" / "guard.json").read_text())["detector"]
+    assert (spec["kernel"], spec["features"]) == ("rbf", "bands")
+    assert f"rbf on bands, {spec['support_vectors']} support vectors" in ended.out
+
+
+@pytest.mark.usefixtures("_quick_work")
 def test_fit_and_evaluate_from_the_command_line(run: Run, work: Workplace, tmp_path: Path) -> None:
     out, evaluation = tmp_path / "guard", tmp_path / "evaluation"
     command = ("fit", *work.arguments(), "--test-images", work.images, "--epsilon", EPSILON, *FIT)

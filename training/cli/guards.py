@@ -44,6 +44,16 @@ def fit(
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
     synthetic: Annotated[int, typer.Option(min=0, help="Synthetic perturbations to add.")] = 230,
     epochs: Annotated[float | None, typer.Option(help="Of the rectifier's training.")] = None,
+    detector: Annotated[
+        Literal["linear", "rbf"], typer.Option(help="Kernel of the detector's SVM.")
+    ] = "linear",
+    detector_features: Annotated[
+        Literal["plane", "bands"] | None,
+        typer.Option(
+            help="What it sees: the log-DCT plane, or averages over frequency bands. Left out: "
+            "plane for linear, bands for rbf."
+        ),
+    ] = None,
     false_positive_rate: Annotated[
         float, typer.Option(help="Share of clean pictures that may be flagged.")
     ] = 0.01,
@@ -80,6 +90,8 @@ def fit(
             held_out=held_out,
             synthetic=synthetic,
             epochs=epochs,
+            detector=detector,
+            detector_features=detector_features,
             false_positive_rate=false_positive_rate,
             seed=seed,
             resize=loading.resize,
@@ -195,7 +207,17 @@ def _print_fit(record: "GuardRecord", out: Path) -> None:
             "threshold",
             f"{record.threshold:.4f} (for {record.false_positive_rate:.1%} false alarms)",
         ),
+        ("detector", _detector_text(record)),
         ("seconds", ", ".join(f"{name} {value:.0f}" for name, value in record.seconds.items())),
         ("guard folder", str(out)),
     ]
     console.print_table("Guard", ("what", "value"), rows)
+
+
+def _detector_text(record: "GuardRecord") -> str:
+    spec, found = record.detector, record.detection
+    size = f", {spec.support_vectors} support vectors" if spec.kernel == "rbf" else ""
+    return (
+        f"{spec.kernel} on {spec.features}{size}; area {found['roc_area']:.4f} under the ROC curve "
+        "of calibration pictures and training perturbations"
+    )

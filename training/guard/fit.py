@@ -18,7 +18,7 @@ from torch import nn
 
 from prn_guard import console
 from prn_guard.errors import TargetError
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import Detector, detector_spec
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
 from prn_guard.nn.target import state_digest
@@ -160,10 +160,11 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
         synthetic=fitted.synthetic,
         rectifier=fitted.rectifier,
         recipe=asdict(fitted.recipe),
-        detector_pool=fitted.detector.pool,
+        detector=fitted.detector.spec,
         threshold=detection.threshold,
         false_positive_rate=detection.false_positive_rate,
         calibration_pictures=detection.calibration_pictures,
+        detection={"roc_area": detection.roc_area, **detection.detection_rates},
         test_pictures=request.test.spec,
         test=fitted.test,
         versions=versions(),
@@ -223,13 +224,18 @@ def _detector(
     request: FitRequest, rectifier: nn.Module, splits: Splits, out: Path
 ) -> tuple[Detector, DetectorFit]:
     console.say("Fitting the detector")
+    options = request.options
+    _, height, width = splits.detector.shape
     detector, found = fit_detector(
         rectifier,
         splits.detector,
         splits.calibration,
         training_perturbations(out),
-        seed=request.options.seed,
-        false_positive_rate=request.options.false_positive_rate,
+        seed=options.seed,
+        false_positive_rate=options.false_positive_rate,
+        spec=detector_spec(
+            height, width, kernel=options.detector, features=options.detector_features
+        ),
     )
     save_module(out / layout.DETECTOR, detector)
     return detector, found

@@ -13,7 +13,7 @@ state/                of a fit that is under way; removed when it ends
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
@@ -21,7 +21,7 @@ from torch import nn
 from prn_guard.contract import InputSpec
 from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json, sha256_of, write_bytes, write_json
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.nn.target import Target
@@ -45,6 +45,9 @@ DIGESTED = (TARGET, BANK, RECTIFIER, DETECTOR)
 """Files whose digest stands in the record: those that evaluation and export read. For a target
 that is an ONNX file `ONNX_TARGET` takes the place of `TARGET`."""
 
+RECORD_VERSION: Final = 2
+"""2: the detector's whole spec, where 1 had its pooling only."""
+
 
 @final
 class GuardRecord(BaseModel):
@@ -52,7 +55,7 @@ class GuardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    record_version: Literal[1] = 1
+    record_version: Literal[2] = RECORD_VERSION
     target: str
     """As given: `path/to/file.py:factory`, a torchvision name or `path/to/model.onnx`."""
     target_digest: str
@@ -73,10 +76,13 @@ class GuardRecord(BaseModel):
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
     recipe: dict[str, Any]
-    detector_pool: int
+    detector: DetectorSpec
     threshold: float
     false_positive_rate: float
     calibration_pictures: int
+    detection: dict[str, float]
+    """Of the calibration pictures under the training's perturbations: the area under the ROC curve
+    (`roc_area`), and by false-positive rate the share that is detected."""
     test_pictures: str
     test: dict[str, float]
     """Figures on the test pictures, reported only: nothing was chosen by them."""
@@ -101,8 +107,15 @@ def read_record(folder: Path) -> GuardRecord:
             f"{folder} holds no finished guard ({RECORD} is missing). Give the folder that "
             "`python -m training fit --out` wrote; if the fit was interrupted, start it again."
         )
+    content = read_json(path)
+    version = content.get("record_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version != RECORD_VERSION:
+        raise ArtifactError(
+            f"{path} is a record of version {version}; expected version {RECORD_VERSION}, because "
+            "the guard was fitted by another version of PRN-Guard. Fit the guard anew."
+        )
     try:
-        return GuardRecord.model_validate(read_json(path))
+        return GuardRecord.model_validate(content)
     except ValidationError as error:
         raise ArtifactError(
             f"{path} does not follow the record of this version: {error.errors()[0]['msg']} at "
@@ -142,7 +155,7 @@ def load_guard(folder: Path) -> tuple[GuardedClassifier, GuardRecord]:
     target = _restore_target(folder, record)
     rectifier = build_rectifier(record.rectifier)
     load_module(folder / RECTIFIER, rectifier)
-    detector = Detector(record.input.height, record.input.width, pool=record.detector_pool)
+    detector = build_detector(record.detector, record.input.height, record.input.width)
     load_module(folder / DETECTOR, detector)
     guarded = GuardedClassifier(target, rectifier, detector)
     guarded.requires_grad_(requires_grad=False)

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, final
 
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json
+from prn_guard.nn.detector import FeatureForm, Kernel, detector_spec
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
@@ -46,6 +47,9 @@ class FitOptions:
     synthetic: int = 230
     epochs: float | None = None
     """Of the rectifier's training; None takes the recipe's own."""
+    detector: Kernel = "linear"
+    detector_features: FeatureForm | None = None
+    """None takes those that go with the kernel."""
     false_positive_rate: float = 0.01
     seed: int = 0
     resize: int | None = None
@@ -84,6 +88,12 @@ class FitRequest:
         # Asked here, so that a name or a number that makes no sense is refused before the work.
         self.recipe()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
+        # Asked here: the detector is fitted last, and may refuse this combination.
+        detector_spec(
+            *self.training.pictures.shape[1:],
+            kernel=self.options.detector,
+            features=self.options.detector_features,
+        )
         if not 0 < self.options.false_positive_rate < 1:
             raise InvalidArgumentError(
                 f"The false-positive rate is {self.options.false_positive_rate}; expected between "

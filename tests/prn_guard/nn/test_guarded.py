@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_guard.contract import InputSpec
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.nn.target import Target
@@ -27,7 +27,7 @@ def guarded() -> GuardedClassifier:
     with torch.no_grad():
         for value in rectifier.parameters():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
-    detector = Detector(12, 12, pool=1)
+    detector = build_detector(DetectorSpec(), 12, 12)
     detector.weight.copy_(torch.randn(144, generator=generator) / 12)
     built = GuardedClassifier(Target(network, spec), rectifier, detector).eval()
     with torch.no_grad():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prn_guard.contract import InputSpec
 from prn_guard.files import sha256_of, write_bytes, write_json
+from prn_guard.nn.detector import DetectorSpec
 from prn_guard.nn.rectifier import RectifierSpec
 from training.checkpoint import save_tensors
 from training.guard.folder import BANK, DETECTOR, RECTIFIER, GuardRecord, write_record
@@ -111,8 +112,9 @@ def write_guard(
             "form": "clipped", "count": 230, "tried": 251, "accepted": 230,
             "algorithm_1_acceptance": 0.0123,
         },
-        rectifier=RectifierSpec(channels=channels), recipe={"epochs": 4.0}, detector_pool=1,
+        rectifier=RectifierSpec(channels=channels), recipe={"epochs": 4.0}, detector=DetectorSpec(),
         threshold=THRESHOLD, false_positive_rate=0.01, calibration_pictures=600,
+        detection={"roc_area": 0.999, "0.01": 0.97, "0.05": 0.99},
         test_pictures="test.tar", test={}, versions={"torch": "2.14"}, seconds={"bank": 61.5},
     )  # fmt: skip
     write_record(folder, record)

@@ -24,6 +24,7 @@ from training.checkpoint import load_tensors
 from training.guard import crafting
 from training.guard import fit as module
 from training.guard.fit import fit, rectifier_spec
+from training.guard.fit_detector import conformal_threshold, scores
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
 from training.guard.recipe import Recipe, recipe_named
 from training.guard.request import FitRequest
@@ -137,6 +138,31 @@ def test_another_seed_gives_another_guard(work: Workplace, tmp_path: Path) -> No
     assert records[0].threshold != records[1].threshold
     for name in FILES[1:]:
         assert any(not torch.equal(one[name][0][key], other[name][0][key]) for key in one[name][0])
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    ("options", "features"),
+    [
+        ({"detector": "rbf"}, "bands"),
+        ({"detector_features": "bands"}, "bands"),
+        ({"detector": "linear"}, "plane"),
+    ],
+)
+def test_the_detector_follows_the_request_and_comes_back(
+    work: Workplace, tmp_path: Path, options: dict[str, Any], features: str
+) -> None:
+    record = fit(work.request(**options), tmp_path / "guard")
+    guarded, read = load_guard(tmp_path / "guard")
+    assert read == record
+    assert guarded.detector.spec == record.detector
+    assert record.detector.kernel == options.get("detector", "linear")
+    assert record.detector.features == features
+    assert float(guarded.detector.threshold) == record.threshold
+    assert set(record.detection) == {"roc_area", "0.01", "0.05"}
+    splits = split_pictures(work.request().training.pictures, seed=5)
+    clean = scores(guarded.rectifier, guarded.detector, splits.calibration).numpy()
+    assert conformal_threshold(clean, 0.1) == record.threshold
 
 
 @pytest.mark.usefixtures("_short")

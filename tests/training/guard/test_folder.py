@@ -92,6 +92,19 @@ def test_a_record_of_another_form_is_refused(folder: Path, changes: dict[str, An
         load_guard(folder)
 
 
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_record_of_another_version_is_refused(folder: Path, version: int) -> None:
+    _edit_record(folder, record_version=version, detector_pool=1)
+    with pytest.raises(ArtifactError, match=f"of version {version}; .* version 2.* guard anew"):
+        load_guard(folder)
+
+
+def test_a_detector_of_another_kernel_is_refused(folder: Path) -> None:
+    _edit_record(folder, detector={"kernel": "rbf", "features": "bands"})
+    with pytest.raises(ArtifactError, match="does not belong to the architecture"):
+        load_guard(folder)
+
+
 def test_a_record_that_is_no_json_is_refused(folder: Path) -> None:
     (folder / "guard.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot be read as JSON"):
