@@ -81,7 +81,7 @@ def _print(result: dict[str, Any]) -> None:
     threat, worst = result["threat_model"], result["worst"]
     ball = console.ball_text(threat["norm"], threat["epsilon"])
     note = f"Threat model: universal, {ball}; {threat['attacks']}; {threat['delivery']}."
-    note += f"\nWorst: {worst['attack']}."
+    note += f"\nClean: {_clean_text(result['clean'])}. Worst: {worst['attack']}."
     if "verdict" in masking:
         note += f" {_masking_text(masking['verdict'])}"
     columns = ("attack", "guarded", "95 %", "flagged", "rectified", "bare")
@@ -102,6 +102,12 @@ def _row(name: str, row: dict[str, Any]) -> tuple[str, ...]:
         f"{guarded['low']:.1%} to {guarded['high']:.1%}",
         *(f"{_value(row, key):.1%}" for key in others),
     )
+
+
+def _clean_text(clean: dict[str, Any]) -> str:
+    guarded, bare = _value(clean, "guarded_clean_accuracy"), _value(clean, "clean_accuracy")
+    alarms = _value(clean, "false_positive_rate")
+    return f"guarded {guarded:.1%}, bare {bare:.1%}, false alarms {alarms:.1%}"
 
 
 def _masking_text(verdict: dict[str, Any]) -> str:

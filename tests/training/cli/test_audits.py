@@ -28,6 +28,8 @@ def test_a_guard_is_attacked_and_the_table_names_the_threat(
     assert result["worst"]["guarded_perturbed_accuracy"]["n"] == 60
     assert "linf, epsilon 0.15 (38.25/255); the attacker knows target, rectifier," in ended.out
     assert f"Worst: {result['worst']['attack']}." in ended.out
+    clean = result["clean"]
+    assert f"Clean: guarded {clean['guarded_clean_accuracy']['value']:.1%}, bare" in ended.out
     assert "Masking checks: white box" in ended.out
     for name in ("held-out: held-out 1", "transfer: bare target", "black box: random search"):
         assert name in ended.out
