@@ -26,11 +26,12 @@ def test_a_guard_is_attacked_and_the_table_names_the_threat(
     assert (request["steps"], request["precision"], request["seed"]) == (6, "bfloat16", 4)
     assert request["epsilon"] == EPSILON
     assert result["worst"]["guarded_perturbed_accuracy"]["n"] == 60
-    assert "linf, epsilon 0.15 (38.25/255); the attacker knows target, rectifier," in ended.out
-    assert f"Worst: {result['worst']['attack']}." in ended.out
+    text = " ".join(ended.out.split())  # the note is broken at the table's width
+    assert "linf, epsilon 0.15 (38.25/255); the attacker knows target, rectifier," in text
+    assert f"Worst: {result['worst']['attack']}." in text
     clean = result["clean"]
-    assert f"Clean: guarded {clean['guarded_clean_accuracy']['value']:.1%}, bare" in ended.out
-    assert "Masking checks: white box" in ended.out
+    assert f"Clean: guarded {clean['guarded_clean_accuracy']['value']:.1%}, bare" in text
+    assert "Masking checks: white box" in text
     for name in ("held-out: held-out 1", "transfer: bare target", "black box: random search"):
         assert name in ended.out
     assert "Attack 2 of 2: evade, weight 1: 6/6" in ended.err
