@@ -20,7 +20,7 @@ GuardOption = Annotated[
     typer.Option("--guard", help="Attack this guard, end to end, instead of a --target."),
 ]
 ThroughOption = Annotated[
-    Literal["rectifier", "both branches", "soft gate"],
+    Literal["rectifier", "both branches", "soft gate", "expected guard"],
     typer.Option("--through", help="What stands in for the guard's gate, with --guard."),
 ]
 JudgedOption = Annotated[
@@ -59,7 +59,7 @@ def subject_of(
         shape, classes, identity = loaded.target.spec.shape, loaded.class_count, loaded.digest()
     elif guard is not None and target is None:
         from prn_guard.nn.target import state_digest
-        from training.evaluation.adaptive import SURROGATES, Surrogate
+        from training.evaluation.informed.surrogates import SURROGATES, Surrogate
         from training.guard.folder import load_guard
 
         guarded, record = load_guard(guard)

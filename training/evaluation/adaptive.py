@@ -1,99 +1,30 @@
-"""An attacker who knows the guard: universal perturbations re-optimised end to end through it.
+"""The short form of an attacker who knows the guard, as part of `evaluate`.
 
-The gate is not differentiable, so three surrogates of the guarded classifier are attacked, and
-whatever hurts the real one most is reported:
-
-    - `rectifier`: every picture is rectified.
-    - `both branches`: the mean of the probabilities of the bare and the rectified branch, which is
-      only far from a label when both are.
-    - `soft gate`: pictures are blended by a sigmoid of the score, so that the gradient also sees
-      the detector.
-
-Not tried: a separate penalty for scores above the threshold; the soft gate alone carries the
-detector's gradient.
+Universal perturbations are re-optimised end to end through each surrogate of the guard
+(`informed.surrogates`), from several random starts, and whatever hurts the real one most is
+reported. `attack-guard` is the long form: more attacks, more steps, and checks of their strength.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.engine import Schedule
-from training.attacks.fooling import Classifier
 from training.attacks.norms import Norm
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
-from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, batch_for
+from training.evaluation.informed.crafting import BATCH_SIZE
+from training.evaluation.informed.curves import scaled_epsilon
+from training.evaluation.informed.store import Crafted, PerturbationStore
+from training.evaluation.informed.surrogates import SURROGATES
 from training.guard.folder import GuardRecord
 from training.progress import Tracker, tracked
 from training.randomness import generator_for
 
-STEPS = 200
-BATCH_SIZE = 64
-"""Smaller batches and more of them: through the soft gate 150 steps of 64 left 47 and 56 % accuracy
-where 100 steps of 200 left 54 and 61 %, at 0.4 times the cost."""
-GATE_WIDTH = 1.0
-"""Scores this far from the threshold are e:1 decided; the SVM's own margin is 1."""
-
-
-@final
-class Surrogate(nn.Module):
-    """What is attacked in place of a guard, as a module: some attacks look at its layers.
-
-    Args:
-        guarded: the guard, whose layers they are.
-        classify: one of `SURROGATES` made of it.
-    """
-
-    def __init__(self, guarded: GuardedClassifier, classify: Classifier) -> None:
-        super().__init__()
-        self.guarded = guarded
-        self._classify = classify
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, K)` of pictures `(B, C, H, W)` in [0, 1]."""
-        return self._classify(images)
-
-
-def through_rectifier(guarded: GuardedClassifier) -> Classifier:
-    """The target on rectified pictures."""
-    return lambda images: guarded.target(guarded.rectifier(images))
-
-
-def both_branches(guarded: GuardedClassifier) -> Classifier:
-    """Log of the mean probability of the two branches, as logits `(B, K)`."""
-
-    def classify(images: Tensor) -> Tensor:
-        bare = guarded.target(images).log_softmax(dim=1)
-        rectified = guarded.target(guarded.rectifier(images)).log_softmax(dim=1)
-        return torch.logaddexp(bare, rectified)
-
-    return classify
-
-
-def soft_gate(guarded: GuardedClassifier) -> Classifier:
-    """The target on pictures blended by how sure the detector is."""
-
-    def classify(images: Tensor) -> Tensor:
-        rectified = guarded.rectifier(images)
-        score = guarded.detector(images - rectified)
-        share = ((score - guarded.detector.threshold) / GATE_WIDTH).sigmoid()
-        share = share[:, None, None, None]
-        logits: Tensor = guarded.target(share * rectified + (1 - share) * images)
-        return logits
-
-    return classify
-
-
-SURROGATES: Final[dict[str, Callable[[GuardedClassifier], Classifier]]] = {
-    "rectifier": through_rectifier,
-    "both branches": both_branches,
-    "soft gate": soft_gate,
-}
+STEPS: Final = 200
 
 
 def adaptive_perturbation(
@@ -145,39 +76,29 @@ class InformedAttacker:
         self._guarded = guarded
         self._record = record
         self._pictures = pictures
-        self._path = path
-        self._request = request
         self._seed = seed
-        self._crafted: dict[str, Tensor] = {}
-        if path.exists():
-            tensors, metadata = load_tensors(path)
-            self._crafted = tensors if metadata.get("request") == request else {}
+        self._store = PerturbationStore(path, request)
 
     def perturbation(self, surrogate: str, start: int, *, scale: float = 1.0) -> Tensor:
         """The perturbation `(C, H, W)` through `surrogate`, at `scale` times the epsilon.
 
         `start` is the number of the random start; each gives another perturbation.
         """
-        key = f"{surrogate}@{scale:g}#{start}"
-        if key not in self._crafted:
-            epsilon = scaled_epsilon(self._record, scale)
-            with tracked(
-                f"Adaptive attack, {surrogate}, epsilon {epsilon:.3g}, start {start + 1}"
-            ) as track:
-                self._crafted[key] = adaptive_perturbation(
+        key, record = f"{surrogate}@{scale:g}#{start}", self._record
+        epsilon = scaled_epsilon(record.norm, record.epsilon, record.input.shape, scale)
+
+        def craft() -> Crafted:
+            title = f"Adaptive attack, {surrogate}, epsilon {epsilon:.3g}, start {start + 1}"
+            with tracked(title) as track:
+                perturbation = adaptive_perturbation(
                     self._guarded,
                     surrogate,
                     self._pictures,
-                    norm=self._record.norm,
+                    norm=record.norm,
                     epsilon=epsilon,
                     generator=generator_for(self._seed, f"adaptive {key}"),
                     track=track,
                 )
-            save_tensors(self._path, self._crafted, {"request": self._request})
-        return self._crafted[key]
+            return perturbation, {}
 
-
-def scaled_epsilon(record: GuardRecord, scale: float) -> float:
-    """`scale` times the guard's epsilon, at most what black and white pictures differ by."""
-    largest = 1.0 if record.norm == "linf" else float(np.sqrt(np.prod(record.input.shape)))
-    return min(record.epsilon * scale, largest)
+        return self._store.get(key, craft)[0]

@@ -22,7 +22,6 @@ from prn_guard import console
 from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
-from training.attacks.norms import norm_of
 from training.datasets import (
     Pictures,
     Subset,
@@ -32,9 +31,11 @@ from training.datasets import (
     held_in_memory,
 )
 from training.datasets.fitting import Shape
-from training.evaluation.adaptive import SURROGATES, InformedAttacker, scaled_epsilon
+from training.evaluation.adaptive import InformedAttacker
 from training.evaluation.examples import write_examples
-from training.evaluation.metrics import proportion, roc_curve
+from training.evaluation.informed.curves import fooling_against_epsilon
+from training.evaluation.informed.surrogates import SURROGATES
+from training.evaluation.metrics import roc_curve
 from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
@@ -241,25 +242,18 @@ def _curve(
     The adaptive ones go through the surrogate, and begin at the start, that hurt the guard most
     at its own epsilon.
     """
-    some = evenly_spaced(test, CURVE_PICTURES)
-    clean = answers(guarded, some)
-    rows = []
-    for scale in CURVE_SCALES:
-        epsilon = scaled_epsilon(record, scale)
-        scaled = unseen / norm_of(unseen, record.norm)[:, None, None, None] * epsilon
-        figures = under(clean, [answers(guarded, some, one) for one in scaled])
-        row: dict[str, Any] = {
-            "epsilon": epsilon,
-            "undefended": figures["undefended_fooling_rate"],
-            "guarded": figures["guarded_fooling_rate"],
-        }
-        if scale in ADAPTIVE_SCALES:
-            informed = answers(
-                guarded,
-                some,
-                attacker.perturbation(worst["surrogate"], worst["start"], scale=scale),
-            )
-            changed = (informed.guarded != clean.bare).astype(np.float64)
-            row["adaptive"] = proportion(changed)
-        rows.append(row)
-    return rows
+
+    def informed(scale: float) -> Tensor | None:
+        if scale not in ADAPTIVE_SCALES:
+            return None
+        return attacker.perturbation(worst["surrogate"], worst["start"], scale=scale)
+
+    return fooling_against_epsilon(
+        guarded,
+        evenly_spaced(test, CURVE_PICTURES),
+        unseen,
+        informed,
+        norm=record.norm,
+        epsilon=record.epsilon,
+        scales=CURVE_SCALES,
+    )

@@ -48,13 +48,15 @@ def answers(
 ) -> Answers:
     """Run everything on `pictures`, under `perturbation` `(C, H, W)` if given."""
     parts: list[tuple[Tensor, ...]] = []
+    if perturbation is not None:
+        perturbation = perturbation.to(pictures.device)
     for images, labels in batches(pictures, batch_for(pictures.shape, BATCH)):
         seen = as_delivered(images, perturbation)
         output = guarded(seen)
         bare = guarded.target(seen).argmax(dim=1)
         rectified = guarded.target(output.rectified).argmax(dim=1)
         parts.append((labels, bare, rectified, output.label, output.score, output.flagged))
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     true, bare_label, rectified_label, guarded_label, score, flagged = columns
     return Answers(
         true, bare_label, rectified_label, guarded_label, score.astype(np.float64), flagged

@@ -1,0 +1,1 @@
+"""An attacker who knows everything: universal perturbations crafted end to end through a guard."""
