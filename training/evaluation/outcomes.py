@@ -39,7 +39,7 @@ def as_delivered(images: Tensor, perturbation: Tensor | None) -> Tensor:
     """Pictures under a perturbation, rounded to 8 bits as they travel to a server."""
     if perturbation is None:
         return images
-    return (perturb(images, perturbation) * 255).round() / 255
+    return (perturb(images, perturbation.to(images.device)) * 255).round() / 255
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def answers(
         bare = guarded.target(seen).argmax(dim=1)
         rectified = guarded.target(output.rectified).argmax(dim=1)
         parts.append((labels, bare, rectified, output.label, output.score, output.flagged))
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     true, bare_label, rectified_label, guarded_label, score, flagged = columns
     return Answers(
         true, bare_label, rectified_label, guarded_label, score.astype(np.float64), flagged
