@@ -78,6 +78,8 @@ def transformed_labels(
         perturbation: `(C, H, W)`, added before the pictures are delivered as 8-bit values.
     """
     found = []
+    if perturbation is not None:
+        perturbation = perturbation.to(pictures.device)
     for images, _ in batches(pictures, batch_for(pictures.shape, BATCH)):
         seen = as_delivered(images, perturbation)
         found.append(classifier(transform(seen)).argmax(dim=1))

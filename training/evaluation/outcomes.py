@@ -39,7 +39,7 @@ def as_delivered(images: Tensor, perturbation: Tensor | None) -> Tensor:
     """Pictures under a perturbation, rounded to 8 bits as they travel to a server."""
     if perturbation is None:
         return images
-    return (perturb(images, perturbation.to(images.device)) * 255).round() / 255
+    return (perturb(images, perturbation) * 255).round() / 255
 
 
 @torch.no_grad()
@@ -48,6 +48,8 @@ def answers(
 ) -> Answers:
     """Run everything on `pictures`, under `perturbation` `(C, H, W)` if given."""
     parts: list[tuple[Tensor, ...]] = []
+    if perturbation is not None:
+        perturbation = perturbation.to(pictures.device)
     for images, labels in batches(pictures, batch_for(pictures.shape, BATCH)):
         seen = as_delivered(images, perturbation)
         output = guarded(seen)

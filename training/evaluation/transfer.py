@@ -108,7 +108,8 @@ def measure_transfer(
     }
     file = ResultFile(out / TRANSFER, request)
     file.state("threat_model", _threat_model(norm, epsilon))
-    file.state("setting", _setting(test, crafting))
+    if "setting" not in file.content:
+        file.state("setting", _setting(test, crafting))
     clean = functools.cache(lambda: answers(guarded, test))
     file.part("clean", lambda: clean_figures(clean()))
     _measure_rows(file, guarded, test, clean, groups, trained_families, [1.0, *larger], seed)
@@ -140,6 +141,7 @@ def _setting(test: Pictures, crafting: Pictures) -> dict[str, Any]:
         "crafting_pictures": len(crafting),
         "versions": versions(),
         "hardware": hardware(),
+        "device": str(test.device),
     }
 
 
