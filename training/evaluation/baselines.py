@@ -32,7 +32,7 @@ BASELINES: Final[dict[str, Transform]] = {
     "JPEG 75": lambda images: jpeg(images, quality=75),
     "JPEG 50": lambda images: jpeg(images, quality=50),
     "bit depth 3": lambda images: reduce_bit_depth(images, bits=3),
-    "median 3x3": lambda images: median_filter(images, side=3),
+    "median 3x3": median_filter,
     "Gaussian, sigma 1": lambda images: gaussian_blur(images, sigma=1.0),
     "bilateral 5x5": bilateral_filter,
 }

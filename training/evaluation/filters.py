@@ -52,17 +52,29 @@ def reduce_bit_depth(images: Tensor, *, bits: int) -> Tensor:
     return rounded
 
 
-def median_filter(images: Tensor, *, side: int = 3) -> Tensor:
-    """Each value's median over a square of `side` pixels, channel by channel.
+def median_filter(images: Tensor) -> Tensor:
+    """Each value's median over the 3 x 3 pixels around it, channel by channel.
 
-    Raises:
-        InvalidArgumentError: `side` is even or below 1: such a square has no middle.
+    The three values of each column are put in order first; the median of nine is then that of the
+    largest of the smallest, the middle of the middle and the smallest of the largest. Choosing
+    among all nine took 22 times as long, 20 ms for a picture of 3x224x224 on one thread.
     """
-    if side < 1 or side % 2 == 0:
-        raise InvalidArgumentError(f"side is {side}; expected an odd number, as 3.")
-    squares: Tensor = _beyond_border(images, side // 2).unfold(2, side, 1).unfold(3, side, 1)
-    medians: Tensor = squares.flatten(-2).median(dim=-1).values
-    return medians
+    height, width = images.shape[2:]
+    wide = _beyond_border(images, 1)
+    upper, here, lower = (wide[:, :, row : row + height] for row in range(3))
+    least = torch.minimum(torch.minimum(upper, here), lower)
+    most = torch.maximum(torch.maximum(upper, here), lower)
+    middle = _middle(upper, here, lower)
+
+    def columns(of: Tensor) -> list[Tensor]:
+        return [of[:, :, :, column : column + width] for column in range(3)]
+
+    low, high = columns(least), columns(most)
+    return _middle(
+        torch.maximum(torch.maximum(low[0], low[1]), low[2]),
+        _middle(*columns(middle)),
+        torch.minimum(torch.minimum(high[0], high[1]), high[2]),
+    )
 
 
 def gaussian_blur(images: Tensor, *, sigma: float) -> Tensor:
@@ -74,14 +86,19 @@ def gaussian_blur(images: Tensor, *, sigma: float) -> Tensor:
     if not sigma > 0:
         raise InvalidArgumentError(f"sigma is {sigma}; expected above 0 pixels.")
     radius = int(TRUNCATE * sigma + 0.5)
-    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (at / sigma) ** 2)
-    kernel = (weights / weights.sum()).to(images)
-    planes = _beyond_border(images, radius).flatten(0, 1)[:, None]
-    rows = F.conv2d(planes, kernel[None, None, :, None])
-    blurred = F.conv2d(rows, kernel[None, None, None, :])
-    # The kernel's float32 weights may sum to an ulp more than 1.
-    return blurred.reshape(images.shape).clamp(0, 1)
+    weights = [math.exp(-0.5 * (at / sigma) ** 2) for at in range(-radius, radius + 1)]
+    kernel = [weight / sum(weights) for weight in weights]
+    height, width = images.shape[2:]
+    wide = _beyond_border(images, radius)
+    # Shifted sums: convolutions took twice as long at 224x224, five times as long at 32x32.
+    rows = torch.zeros_like(wide[:, :, :height])
+    for at, weight in enumerate(kernel):
+        rows.add_(wide[:, :, at : at + height], alpha=weight)
+    blurred = torch.zeros_like(images)
+    for at, weight in enumerate(kernel):
+        blurred.add_(rows[:, :, :, at : at + width], alpha=weight)
+    # The weights may sum to an ulp more than 1.
+    return blurred.clamp(0, 1)
 
 
 def bilateral_filter(
@@ -126,6 +143,12 @@ def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     Image.fromarray(pixels[:, :, 0] if gray else pixels).save(stream, "JPEG", quality=quality)
     with Image.open(stream) as decoded:
         return np.asarray(decoded).reshape(pixels.shape)
+
+
+def _middle(one: Tensor, two: Tensor, three: Tensor) -> Tensor:
+    """The median of three, value by value."""
+    least, most = torch.minimum(one, two), torch.maximum(one, two)
+    return torch.maximum(least, torch.minimum(most, three))
 
 
 def _beyond_border(images: Tensor, pixels: int) -> Tensor:
