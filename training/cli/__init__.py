@@ -5,7 +5,7 @@ torch and its friends are imported inside the commands, so that `--help` is inst
 
 from prn_guard import console
 from training.allocator import keep_freed_memory
-from training.cli import attacks, audits, comparison, guards, hardening, measures
+from training.cli import attacks, audits, comparison, guards, hardening, measures, transfer
 
 app = console.new_app(
     "python -m training", "Fit a guard for a classifier; attack, harden and evaluate."
@@ -16,6 +16,7 @@ hardening.add_to(app)
 measures.add_to(app)
 comparison.add_to(app)
 audits.add_to(app)
+transfer.add_to(app)
 
 
 def main() -> None:

@@ -31,65 +31,71 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return checked
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a result file: values of the stated types, and finite."""
+
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Figure(_Part):
+class MeasuredFigure(Part):
+    """A fraction with its sample size and interval."""
+
     value: float
     n: Annotated[int, Field(gt=0)]
     low: float
     high: float
 
 
-class _Under(_Part):
-    undefended_perturbed_accuracy: _Figure
-    guarded_perturbed_accuracy: _Figure
-    rectified_perturbed_accuracy: _Figure
-    undefended_fooling_rate: _Figure
-    guarded_fooling_rate: _Figure
-    perturbed_flagged_rate: _Figure
+class MeasuredUnder(Part):
+    """Figures on perturbed pictures."""
+
+    undefended_perturbed_accuracy: MeasuredFigure
+    guarded_perturbed_accuracy: MeasuredFigure
+    rectified_perturbed_accuracy: MeasuredFigure
+    undefended_fooling_rate: MeasuredFigure
+    guarded_fooling_rate: MeasuredFigure
+    perturbed_flagged_rate: MeasuredFigure
 
 
-class _Adaptive(_Under):
+class _Adaptive(MeasuredUnder):
     surrogate: str
 
 
-class _Elsewhere(_Under):
+class _Elsewhere(MeasuredUnder):
     file: str
     number: int
     linf: float
 
 
-class _Protocol(_Part):
+class _Protocol(Part):
     pictures: int
-    prn_gain: _Figure
-    prn_restoration: _Figure
-    detection_rate: _Figure
-    defense_rate: _Figure
-    undefended_rate: _Figure
+    prn_gain: MeasuredFigure
+    prn_restoration: MeasuredFigure
+    detection_rate: MeasuredFigure
+    defense_rate: MeasuredFigure
+    undefended_rate: MeasuredFigure
 
 
-class _Detection(_Part):
+class _Detection(Part):
     one: Fraction = Field(alias="0.01")
     five: Fraction = Field(alias="0.05")
 
 
-class _Roc(_Part):
+class _Roc(Part):
     false_positive_rate: Annotated[list[Fraction], Field(min_length=1)]
     true_positive_rate: Annotated[list[Fraction], Field(min_length=1)]
     area: Fraction
     detection_at: _Detection
 
 
-class _Point(_Part):
+class _Point(Part):
     epsilon: Positive
-    undefended: _Figure
-    guarded: _Figure
-    adaptive: _Figure | None = None
+    undefended: MeasuredFigure
+    guarded: MeasuredFigure
+    adaptive: MeasuredFigure | None = None
 
 
-class _Threat(_Part):
+class _Threat(Part):
     norm: Norm
     epsilon: Positive
     universal: str
@@ -98,7 +104,7 @@ class _Threat(_Part):
     delivery: str
 
 
-class _Setting(_Part):
+class _Setting(Part):
     target: str
     test_pictures: int
     versions: dict[str, str]
@@ -106,23 +112,23 @@ class _Setting(_Part):
     hardware: str
 
 
-class _Request(_Part):
+class _Request(Part):
     rectifier: str
     detector: str
     images: str
     seed: int
 
 
-class _Metrics(_Under):
-    clean_accuracy: _Figure
-    guarded_clean_accuracy: _Figure
-    rectified_clean_accuracy: _Figure
-    false_positive_rate: _Figure
-    adaptive_accuracy: _Figure
+class _Metrics(MeasuredUnder):
+    clean_accuracy: MeasuredFigure
+    guarded_clean_accuracy: MeasuredFigure
+    rectified_clean_accuracy: MeasuredFigure
+    false_positive_rate: MeasuredFigure
+    adaptive_accuracy: MeasuredFigure
     protocol_a: _Protocol
     protocol_b: _Protocol
     adaptive: Annotated[list[_Adaptive], Field(min_length=1)]
-    held_out: Annotated[list[_Under], Field(min_length=1)]
+    held_out: Annotated[list[MeasuredUnder], Field(min_length=1)]
     elsewhere: list[_Elsewhere]
     roc: _Roc
     fooling_against_epsilon: Annotated[list[_Point], Field(min_length=1)]

@@ -19,12 +19,16 @@ from training.evaluation.outcomes import Answers
 
 def apart(clean: Answers, perturbed: Sequence[Answers]) -> dict[str, Figure]:
     """Clean and perturbed figures apart; each picture under every one of the perturbations."""
+    return {**clean_figures(clean), **under(clean, perturbed)}
+
+
+def clean_figures(clean: Answers) -> dict[str, Figure]:
+    """Figures on pictures that nobody attacked; what is flagged there is a false alarm."""
     return {
         "clean_accuracy": proportion(clean.right(clean.bare)),
         "guarded_clean_accuracy": proportion(clean.right(clean.guarded)),
         "rectified_clean_accuracy": proportion(clean.right(clean.rectified)),
         "false_positive_rate": proportion(clean.flagged.astype(np.float64)),
-        **under(clean, perturbed),
     }
 
 

@@ -29,6 +29,7 @@ from training.evaluation.pixels import (
     for_the_eye,
     png_uri,
 )
+from training.evaluation.report_extras import extra_sections
 from training.evaluation.tables import groups_of, interval, percent
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, read_record
@@ -52,7 +53,8 @@ def write_report(folder: Path, evaluation: Path, out: Path) -> dict[str, Any]:
 
     Args:
         folder: what `fit` wrote.
-        evaluation: what `evaluate` wrote of that guard.
+        evaluation: what `evaluate` wrote of that guard; results of `transfer` and of the informed
+            attacker are shown where they lie there too.
         out: the HTML file.
 
     Returns:
@@ -65,7 +67,7 @@ def write_report(folder: Path, evaluation: Path, out: Path) -> dict[str, Any]:
     """
     record = read_record(folder)
     metrics = read_metrics(evaluation / METRICS)
-    _check_same_guard(folder, evaluation, metrics)
+    extras = extra_sections(evaluation, _check_same_guard(folder, evaluation, metrics))
     examples = _read_examples(evaluation / EXAMPLES, record.input.shape)
     bank = load_bank(folder).summary()
     page = (
@@ -96,6 +98,7 @@ def write_report(folder: Path, evaluation: Path, out: Path) -> dict[str, Any]:
             **_patterns(examples["perturbations"]),
             reduced=max(record.input.shape[1:]) > LARGEST_SIDE,
             pixelated=max(record.input.shape[1:]) < LARGEST_SIDE // 2,
+            **extras,
         )
     )
     write_bytes(out, page.encode())
@@ -121,16 +124,20 @@ def _environment() -> Environment:
     return environment
 
 
-def _check_same_guard(folder: Path, evaluation: Path, metrics: Mapping[str, Any]) -> None:
+def _check_same_guard(folder: Path, evaluation: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the guard's rectifier and detector, which are those that were measured."""
+    digests = {}
     for name, file in (("rectifier", layout.RECTIFIER), ("detector", layout.DETECTOR)):
         path = folder / file
         if not path.is_file():
             raise ArtifactError(f"{path} is missing. Fit the guard anew.")
-        if metrics["request"][name] != sha256_of(path):
+        digests[name] = sha256_of(path)
+        if metrics["request"][name] != digests[name]:
             raise ArtifactError(
                 f"{evaluation / METRICS} was measured with another {name} than that of {folder}. "
                 "Give the folder of the same guard, or evaluate this one."
             )
+    return digests
 
 
 def _read_examples(path: Path, shape: tuple[int, int, int]) -> dict[str, Tensor]:
