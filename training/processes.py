@@ -65,6 +65,13 @@ class Processes:
             distributed.all_reduce(tensor)
             tensor.div_(self.count)
 
+    def hear(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by the leading process's, in place."""
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
     def leader_says(self, answer: bool) -> bool:
         """What the leading process answers, in every process."""
         if self.count == 1:

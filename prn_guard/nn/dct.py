@@ -1,8 +1,10 @@
 """The 2-D discrete cosine transform of gray pictures, as two matrix products.
 
 Source: PRN paper, section 4.3: `F = log|DCT2(gray(x - R(x)))|`. The transform is the orthonormal
-DCT-II; gray by the ITU-R 601 weights. Departure: a floor is added inside the logarithm, so that
-coefficients of exactly zero have a finite feature.
+DCT-II; gray by the ITU-R 601 weights. Departures: a floor is added inside the logarithm, so that
+coefficients of exactly zero have a finite feature; `log_energy` reads all channels, because a
+perturbation whose gray cancels is invisible to the paper's feature, and sums energies before the
+logarithm, because a logarithm of each coefficient weighs what is hardly there like what is large.
 """
 
 import math
@@ -44,3 +46,19 @@ def log_dct(difference: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     coefficients = rows @ gray(difference) @ columns.T
     return torch.log(coefficients.abs() + LOG_FLOOR)
+
+
+def log_energy(
+    difference: Tensor, rows: Tensor, columns: Tensor, row_bands: Tensor, column_bands: Tensor
+) -> Tensor:
+    """Half the logarithm of the mean energy of all channels in each frequency band: `(B, V, U)`.
+
+    Args:
+        difference: `x - R(x)`, `(B, C, H, W)` float32 in [-1, 1].
+        rows: `dct_matrix(H)`.
+        columns: `dct_matrix(W)`.
+        row_bands: averages over V vertical bands, `(V, H)`.
+        column_bands: averages over U horizontal bands, `(U, W)`.
+    """
+    energies = (rows @ difference @ columns.T).square().mean(dim=1)
+    return 0.5 * torch.log(row_bands @ energies @ column_bands.T + LOG_FLOOR**2)

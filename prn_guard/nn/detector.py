@@ -3,8 +3,9 @@
 Source: PRN paper, section 4.3: an SVM on `log|DCT2(gray(x - R(x)))|`. Departures: the SVM is linear
 by default, because a kernel SVM on the whole plane would put hundreds of megabytes of support
 vectors into the graph; the radial basis function (`rbf`) takes averages over frequency bands, and a
-bounded number of support vectors. Features are standardised, larger planes are pooled, and the
-threshold is calibrated for a stated false-positive rate instead of standing at the SVM's zero.
+bounded number of support vectors; `energy` takes the energies of all channels in frequency bands.
+Features are standardised, larger planes are pooled, and the threshold is calibrated for a stated
+false-positive rate instead of standing at the SVM's zero.
 """
 
 from typing import Final, Literal, Self, cast, final
@@ -14,16 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from prn_guard.errors import InvalidArgumentError
-from prn_guard.nn.dct import dct_matrix, log_dct
-from prn_guard.nn.frequency_bands import averaging_matrix, cell_edges, octave_edges
+from prn_guard.nn.dct import dct_matrix, log_dct, log_energy
+from prn_guard.nn.frequency_bands import (
+    averaging_matrix,
+    cell_edges,
+    even_edges,
+    octave_edges,
+)
 
 Kernel = Literal["linear", "rbf"]
-FeatureForm = Literal["plane", "bands"]
+FeatureForm = Literal["plane", "bands", "energy"]
 
 FULL_PLANE: Final = 32
 """Feature planes are pooled down to about this many cells a side."""
 BANDS: Final = 10
 """A side, so that there are 100 features; fewer where a side has fewer frequencies."""
+ENERGY_BANDS: Final = 8
+"""A side: 64 features, so few that no combination of small changes adds up to a large one."""
 SUPPORT_VECTORS: Final = 1000
 """At most: with 100 features each and their coefficients, 0.4 MB of the graph and 0.1 MMAC."""
 
@@ -42,7 +50,7 @@ class DetectorSpec(BaseModel):
     pool: int = Field(default=1, ge=1)
     """Side of the averaged cell of `plane`; 1 keeps the whole plane."""
     bands: int = Field(default=BANDS, ge=1, le=32)
-    """Of `bands`, a side."""
+    """Of `bands` and `energy`, a side."""
     support_vectors: int = Field(default=SUPPORT_VECTORS, ge=2, le=10_000)
     """Of `rbf`: how many there are; before a fit, how many there may be."""
 
@@ -81,7 +89,8 @@ def detector_spec(
             "A detector of kernel 'rbf' was asked for on the features 'plane'; expected 'bands', "
             "because each of its support vectors would be a whole plane."
         )
-    return DetectorSpec(kernel=kernel, features=form, pool=pool_for(height, width))
+    bands = ENERGY_BANDS if form == "energy" else BANDS
+    return DetectorSpec(kernel=kernel, features=form, pool=pool_for(height, width), bands=bands)
 
 
 @final
@@ -123,6 +132,39 @@ class LogDctFeatures(nn.Module):
 
 
 @final
+class LogEnergyFeatures(nn.Module):
+    """The logarithm of the energy that was removed in each frequency band, all channels together.
+
+    Args:
+        height: rows of the pictures.
+        width: columns of the pictures.
+        bands: a side, of equal width; fewer where a side has fewer frequencies.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    row_bands: Tensor
+    column_bands: Tensor
+
+    def __init__(self, height: int, width: int, bands: int) -> None:
+        super().__init__()
+        edges = even_edges(height, bands), even_edges(width, bands)
+        self.count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
+        self.register_buffer("rows", dct_matrix(height), persistent=False)
+        self.register_buffer("columns", dct_matrix(width), persistent=False)
+        self.register_buffer("row_bands", averaging_matrix(edges[0], height), persistent=False)
+        self.register_buffer("column_bands", averaging_matrix(edges[1], width), persistent=False)
+
+    def forward(self, difference: Tensor) -> Tensor:
+        """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
+        bands = log_energy(difference, self.rows, self.columns, self.row_bands, self.column_bands)
+        return bands.flatten(1)
+
+
+Features = LogDctFeatures | LogEnergyFeatures
+
+
+@final
 class Detector(nn.Module):
     """`score = w . k(standardise(features(x - R(x)))) + b`, flagged above `threshold`.
 
@@ -146,7 +188,7 @@ class Detector(nn.Module):
     support: Tensor
     gamma: Tensor
 
-    def __init__(self, spec: DetectorSpec, features: LogDctFeatures) -> None:
+    def __init__(self, spec: DetectorSpec, features: Features) -> None:
         super().__init__()
         self.spec = spec
         self.features = features
@@ -184,6 +226,8 @@ def build_detector(spec: DetectorSpec, height: int, width: int) -> Detector:
     Raises:
         InvalidArgumentError: the cell to pool over is larger than the pictures.
     """
+    if spec.features == "energy":
+        return Detector(spec, LogEnergyFeatures(height, width, spec.bands))
     if spec.features == "bands":
         edges = octave_edges(height, spec.bands), octave_edges(width, spec.bands)
         return Detector(spec, LogDctFeatures(height, width, edges))

@@ -44,14 +44,22 @@ def fit(
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
     synthetic: Annotated[int, typer.Option(min=0, help="Synthetic perturbations to add.")] = 230,
     epochs: Annotated[float | None, typer.Option(help="Of the rectifier's training.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=0, help="Attacks on the whole guard that it is trained on, in rounds."),
+    ] = None,
     detector: Annotated[
-        Literal["linear", "rbf"], typer.Option(help="Kernel of the detector's SVM.")
-    ] = "linear",
-    detector_features: Annotated[
-        Literal["plane", "bands"] | None,
+        Literal["joint", "linear", "rbf"] | None,
         typer.Option(
-            help="What it sees: the log-DCT plane, or averages over frequency bands. Left out: "
-            "plane for linear, bands for rbf."
+            help="Trained together with the rectifier, or an SVM fitted to it afterwards, by its "
+            "kernel. Left out: joint where the recipe trains one, else linear."
+        ),
+    ] = None,
+    detector_features: Annotated[
+        Literal["plane", "bands", "energy"] | None,
+        typer.Option(
+            help="What an SVM sees: the log-DCT plane, averages or energies over frequency bands. "
+            "Left out: plane for linear, bands for rbf."
         ),
     ] = None,
     false_positive_rate: Annotated[
@@ -90,6 +98,7 @@ def fit(
             held_out=held_out,
             synthetic=synthetic,
             epochs=epochs,
+            rounds=rounds,
             detector=detector,
             detector_features=detector_features,
             false_positive_rate=false_positive_rate,

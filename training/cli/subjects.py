@@ -59,8 +59,8 @@ def subject_of(
         shape, classes, identity = loaded.target.spec.shape, loaded.class_count, loaded.digest()
     elif guard is not None and target is None:
         from prn_guard.nn.target import state_digest
-        from training.evaluation.informed.surrogates import SURROGATES, Surrogate
         from training.guard.folder import load_guard
+        from training.guard.surrogates import SURROGATES, Surrogate
 
         guarded, record = load_guard(guard)
         guarded.to(place)

@@ -19,8 +19,8 @@ from training.datasets import Pictures, batch_for
 from training.evaluation.informed.crafting import BATCH_SIZE
 from training.evaluation.informed.curves import scaled_epsilon
 from training.evaluation.informed.store import Crafted, PerturbationStore
-from training.evaluation.informed.surrogates import SURROGATES
 from training.guard.folder import GuardRecord
+from training.guard.surrogates import SURROGATES
 from training.progress import Tracker, tracked
 from training.randomness import generator_for
 

@@ -34,13 +34,13 @@ from training.datasets.fitting import Shape
 from training.evaluation.adaptive import InformedAttacker
 from training.evaluation.examples import write_examples
 from training.evaluation.informed.curves import fooling_against_epsilon
-from training.evaluation.informed.surrogates import SURROGATES
 from training.evaluation.metrics import roc_curve
 from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
 from training.guard.pictures import recorded_pictures
+from training.guard.surrogates import SURROGATES
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
 from training.randomness import generator_for

@@ -14,29 +14,26 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 import torch
-from torch import nn
 
 from prn_guard import console
 from prn_guard.errors import TargetError
-from prn_guard.nn.detector import Detector, detector_spec
+from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
-from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
+from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import state_digest
 from training.attacks.fooling import fooling_rate, predict
 from training.attacks.subject import for_attacks
 from training.datasets import Pictures, on_device
 from training.guard import folder as layout
 from training.guard.crafting import craft, extend, load_synthetic, training_perturbations
-from training.guard.fit_detector import DetectorFit, conformal_rank, fit_detector
-from training.guard.fit_rectifier import fit_rectifier
-from training.guard.folder import GuardRecord, load_module, save_module
+from training.guard.fit_detector import DetectorFit, calibrate, conformal_rank, fit_detector
+from training.guard.folder import GuardRecord, save_module
 from training.guard.recipe import Recipe
+from training.guard.rectifier_stage import Trained, rectifier_spec, train
 from training.guard.request import FitRequest
 from training.guard.splits import Splits, split_pictures
 from training.perturbations.bank import Bank
 from training.processes import Processes, processes
-from training.progress import tracked
-from training.randomness import generator_for
 from training.setting import versions
 
 Stage = TypeVar("Stage")
@@ -74,6 +71,7 @@ class _Fitted:
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
     recipe: Recipe
+    rounds: list[dict[str, Any]]
     detector: Detector
     detection: DetectorFit
     test_fooling_rates: list[float]
@@ -105,18 +103,18 @@ def _fit(request: FitRequest, out: Path, together: Processes) -> None:
     conformal_rank(len(splits.calibration), options.false_positive_rate)
     clock = _Clock()
     together.lead(lambda: _perturbations(request, splits, out, clock))
-    rectifier = clock("rectifier", lambda: _rectifier(request, splits, out, together))
-    together.lead(lambda: _complete(request, splits, rectifier, out, clock, digest))
+    trained = clock("rectifier", lambda: train(request, splits, out, together))
+    together.lead(lambda: _complete(request, splits, trained, out, clock, digest))
 
 
 def _complete(
-    request: FitRequest, splits: Splits, rectifier: nn.Module, out: Path, clock: _Clock, digest: str
+    request: FitRequest, splits: Splits, trained: Trained, out: Path, clock: _Clock, digest: str
 ) -> None:
     """The stages after the rectifier's, and the record."""
     target = request.loaded.target
     bank, (_, synthetic_facts) = Bank.load(out / layout.BANK), load_synthetic(out)
-    detector, detection = clock("detector", lambda: _detector(request, rectifier, splits, out))
-    guarded = GuardedClassifier(target, rectifier, detector)
+    detector, detection = clock("detector", lambda: _detector(request, trained, splits, out))
+    guarded = GuardedClassifier(target, trained.rectifier, detector)
     test = on_device(request.test.pictures, splits.detector.device)
     fooled, figures = clock("test", lambda: _test_figures(guarded, bank, test))
     # Last of all: where every stage was done by an interrupted fit, only the test runs the target.
@@ -130,6 +128,7 @@ def _complete(
         synthetic=synthetic_facts,
         rectifier=rectifier_spec(request),
         recipe=request.recipe(),
+        rounds=trained.attempts,
         detector=detector,
         detection=detection,
         test_fooling_rates=fooled,
@@ -160,6 +159,7 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
         synthetic=fitted.synthetic,
         rectifier=fitted.rectifier,
         recipe=asdict(fitted.recipe),
+        rounds=fitted.rounds,
         detector=fitted.detector.spec,
         threshold=detection.threshold,
         false_positive_rate=detection.false_positive_rate,
@@ -172,14 +172,6 @@ def _record(request: FitRequest, fitted: _Fitted, out: Path, *, target_digest: s
     )
 
 
-def rectifier_spec(request: FitRequest) -> RectifierSpec:
-    """The rectifier that a request asks for, at the size of its target's input."""
-    spec = request.loaded.target.spec
-    if request.options.architecture == "paper":
-        return RectifierSpec(architecture="paper", channels=spec.channels)
-    return default_spec(spec.channels, spec.height, spec.width)
-
-
 def _perturbations(request: FitRequest, splits: Splits, out: Path, clock: _Clock) -> None:
     """The stages before the rectifier's: their files, unless an interrupted fit wrote them."""
     layout.save_target(request.loaded, out)
@@ -187,56 +179,32 @@ def _perturbations(request: FitRequest, splits: Splits, out: Path, clock: _Clock
     clock("synthetic", lambda: extend(request, out))
 
 
-def _rectifier(request: FitRequest, splits: Splits, out: Path, together: Processes) -> nn.Module:
-    path = out / layout.RECTIFIER
-    rectifier = build_rectifier(
-        rectifier_spec(request), generator=generator_for(request.options.seed, "weights")
-    )
-    rectifier.to(splits.rectifier.device)
-    if together.leader_says(path.exists()):
-        load_module(path, rectifier)
-        return rectifier.eval()
-    with tracked("Training the rectifier") as track:
-
-        def on_iteration(done: int, total: int, loss: float) -> None:
-            if together.leads:
-                track(done, total, f"loss {loss:.3f}")
-
-        fit_rectifier(
-            rectifier,
-            request.loaded.target,
-            splits.rectifier,
-            training_perturbations(out),
-            norm=request.norm,
-            epsilon=request.epsilon,
-            recipe=request.recipe(),
-            seed=request.options.seed,
-            together=together,
-            checkpoint=out / layout.STATE / "rectifier.safetensors",
-            on_iteration=on_iteration,
-        )
-    if together.leads:
-        save_module(path, rectifier)
-    return rectifier
-
-
 def _detector(
-    request: FitRequest, rectifier: nn.Module, splits: Splits, out: Path
+    request: FitRequest, trained: Trained, splits: Splits, out: Path
 ) -> tuple[Detector, DetectorFit]:
-    console.say("Fitting the detector")
-    options = request.options
-    _, height, width = splits.detector.shape
-    detector, found = fit_detector(
-        rectifier,
-        splits.detector,
-        splits.calibration,
-        training_perturbations(out),
-        seed=options.seed,
-        false_positive_rate=options.false_positive_rate,
-        spec=detector_spec(
-            height, width, kernel=options.detector, features=options.detector_features
-        ),
-    )
+    """The detector that was trained with the rectifier, calibrated; or one fitted to it."""
+    options, perturbations = request.options, training_perturbations(out)
+    if trained.joint is not None and options.detector in {None, "joint"}:
+        console.say("Calibrating the detector")
+        detector = trained.joint.detector()
+        found = calibrate(
+            trained.rectifier,
+            detector,
+            splits.calibration,
+            perturbations,
+            false_positive_rate=options.false_positive_rate,
+        )
+    else:
+        console.say("Fitting the detector")
+        detector, found = fit_detector(
+            trained.rectifier,
+            splits.detector,
+            splits.calibration,
+            torch.cat([perturbations, trained.found]),
+            seed=options.seed,
+            false_positive_rate=options.false_positive_rate,
+            spec=request.fitted_detector(),
+        )
     save_module(out / layout.DETECTOR, detector)
     return detector, found
 

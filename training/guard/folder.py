@@ -7,6 +7,7 @@ target.onnx           instead of it, for a target that is an ONNX file: that fil
 bank.safetensors      real perturbations, those held out last
 synthetic.safetensors synthetic perturbations
 rectifier.safetensors
+found.safetensors     what attacks on the guard found while it was trained
 detector.safetensors
 state/                of a fit that is under way; removed when it ends
 ```
@@ -39,6 +40,7 @@ ONNX_TARGET = "target.onnx"
 BANK = "bank.safetensors"
 SYNTHETIC = "synthetic.safetensors"
 RECTIFIER = "rectifier.safetensors"
+FOUND = "found.safetensors"
 DETECTOR = "detector.safetensors"
 STATE = "state"
 DIGESTED = (TARGET, BANK, RECTIFIER, DETECTOR)
@@ -76,6 +78,8 @@ class GuardRecord(BaseModel):
     synthetic: dict[str, Any]
     rectifier: RectifierSpec
     recipe: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    """How the guard held under each attack while it was trained."""
     detector: DetectorSpec
     threshold: float
     false_positive_rate: float

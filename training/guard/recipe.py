@@ -5,7 +5,11 @@ each 1,000 iterations; mini-batches of 64; at least five epochs; half of the sam
 
 Departures, of the recipe `default` alone: the rate rises over the first 100 iterations and then
 falls to 0 along half a cosine; mini-batches are of 128; gradients are clipped; pictures are
-mirrored at random; the bank's perturbations are augmented (`training.guard.augmentation`).
+mirrored at random; the bank's perturbations are augmented (`training.guard.augmentation`); the
+rectified picture is drawn towards the clean one; a linear detector is trained at the same time
+(`training.guard.joint_detector`); part of each mini-batch is under perturbations that are moved
+against the rectifier (`training.guard.held_perturbations`); rounds follow in which the whole guard
+is attacked and trained on what was found (`training.guard.alternation`).
 """
 
 import math
@@ -37,7 +41,14 @@ class Recipe:
             of the flipped picture, so that no label is needed.
         augmented: vary the perturbations.
         clean_divergence: weight of the divergence from the target's clean logits.
-        clean_pixels: weight of the squared change of clean pictures.
+        pixels: weight of the squared distance of rectified pictures from the clean ones.
+        detection: weight of the loss of a detector that is trained together with the rectifier; 0
+            trains none.
+        adversarial_share: of each mini-batch that is under perturbations aimed at the rectifier,
+            and in the rounds at the guard.
+        rounds: at most so many of attacking the guard and training on what was found.
+        round_iterations: of training in each round.
+        attack_steps: of each attack of a round.
         largest_gradient: gradients are clipped to this l2 norm; None leaves them.
         precision: that rectifier and target are run in; loss and weights are in float32.
         checkpoint_every: iterations.
@@ -54,29 +65,44 @@ class Recipe:
     mirrored: bool = False
     augmented: bool = False
     clean_divergence: float = 0.0
-    clean_pixels: float = 0.0
+    pixels: float = 0.0
+    detection: float = 0.0
+    adversarial_share: float = 0.0
+    rounds: int = 0
+    round_iterations: int = 80
+    attack_steps: int = 100
     largest_gradient: float | None = None
     precision: Precision = "float32"
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
+        for name, lowest in (
+            *(("clean_divergence", 0.0), ("pixels", 0.0), ("detection", 0.0), ("rounds", 0)),
+            *(("batch_size", 1), ("checkpoint_every", 1)),
+            *(("round_iterations", 1), ("attack_steps", 1)),
+        ):
+            if not lowest <= getattr(self, name) < math.inf:
+                raise InvalidArgumentError(
+                    f"{name} is {getattr(self, name)}; expected {lowest:g} or more."
+                )
         for name in ("epochs", "learning_rate", "decay", "largest_gradient"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InvalidArgumentError(f"{name} is {value}; expected above 0.")
-        for name in ("clean_divergence", "clean_pixels"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        for name in ("batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        if not 0 <= self.perturbed_share <= 1:
-            raise InvalidArgumentError(
-                f"perturbed_share is {self.perturbed_share}; expected 0 to 1."
-            )
+        for name in ("perturbed_share", "adversarial_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
         if self.precision not in get_args(Precision):
             raise InvalidArgumentError(
                 f"precision is {self.precision!r}; expected {' or '.join(get_args(Precision))}."
+            )
+        if self.rounds and not self.detection:
+            raise InvalidArgumentError(
+                f"rounds is {self.rounds} and detection is 0; expected a detector that is trained "
+                "together with the rectifier, because the rounds attack both."
             )
 
     def rate(self, iteration: int, iterations: int) -> float:
@@ -92,11 +118,15 @@ class Recipe:
 
 RECIPES: Final[dict[RecipeName, Recipe]] = {
     "default": Recipe(
-        epochs=4,
-        learning_rate=0.003,
+        epochs=3,
+        learning_rate=0.004,
         batch_size=128,
         mirrored=True,
         augmented=True,
+        pixels=100.0,
+        detection=1.0,
+        adversarial_share=0.4,
+        rounds=24,
         largest_gradient=1.0,
     ),
     "paper": Recipe(epochs=5, learning_rate=0.01, decay=0.9),

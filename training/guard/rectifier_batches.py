@@ -78,6 +78,23 @@ def draw_batch(
     return RectifierBatch(clean=clean, seen=seen, is_perturbed=is_perturbed.to(clean.device))
 
 
+def aimed_at(batch: RectifierBatch, added: Tensor, share: float) -> RectifierBatch:
+    """The same mini-batch with its first pictures under other perturbations.
+
+    Args:
+        batch: of B pictures.
+        added: perturbations `(A, C, H, W)` that its first pictures take in turn; they may require a
+            gradient.
+        share: of the mini-batch that is put under them.
+    """
+    count = round(share * len(batch.clean))
+    turns = torch.arange(count, device=added.device) % len(added)
+    seen = torch.cat([perturb(batch.clean[:count], added[turns]), batch.seen[count:]])
+    is_perturbed = batch.is_perturbed.clone()
+    is_perturbed[:count] = True
+    return RectifierBatch(clean=batch.clean, seen=seen, is_perturbed=is_perturbed)
+
+
 def perturb_half(
     images: Tensor, perturbations: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,12 @@
 Source: PRN paper, equation 2: cross-entropy between the joint network's prediction on clean or
 perturbed pictures and the *target's own label on the clean picture*.
 
-Departures, both with weight 0 unless a recipe says otherwise: the divergence from the target's
-clean logits, which tells more than its label; the squared change of clean pictures. In bfloat16 the
-target's own label is that of its bfloat16 answer, and the `paper` architecture, whose output is the
-picture itself, is trained on pictures rounded to 1/256 of each value.
+Departures, all with weight 0 unless a recipe says otherwise: the divergence from the target's clean
+logits, which tells more than its label; the squared distance of rectified pictures from the clean
+ones, so that what is removed is the perturbation and nothing else; the loss of a detector that
+reads what is removed. In bfloat16 the target's own label is that of its bfloat16 answer, and the
+`paper` architecture, whose output is the picture itself, is trained on pictures rounded to 1/256 of
+each value.
 """
 
 import torch
@@ -14,12 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prn_guard.nn.target import Target
+from training.guard.joint_detector import JointDetector, detection_loss
 from training.guard.recipe import Recipe
 from training.guard.rectifier_batches import RectifierBatch
+from training.processes import Processes
 
 
 def rectifier_loss(
-    rectifier: nn.Module, target: Target, batch: RectifierBatch, *, recipe: Recipe
+    rectifier: nn.Module,
+    target: Target,
+    batch: RectifierBatch,
+    *,
+    recipe: Recipe,
+    joint: JointDetector | None = None,
+    together: Processes | None = None,
 ) -> Tensor:
     """The loss `()` float32 of a mini-batch, differentiable by the rectifier's weights and `seen`.
 
@@ -28,6 +38,8 @@ def rectifier_loss(
         target: the frozen classifier.
         batch: clean pictures, and what is seen of them.
         recipe: precision, and weights of the terms.
+        joint: the detector that is trained too; its running means follow the mini-batch.
+        together: the processes whose means they are; None is this one alone.
     """
     with torch.autocast(
         batch.seen.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"
@@ -40,10 +52,13 @@ def rectifier_loss(
     loss = F.cross_entropy(logits, clean_logits.argmax(dim=1))
     if recipe.clean_divergence:
         loss = loss + recipe.clean_divergence * divergence(logits, clean_logits)
-    if recipe.clean_pixels:
-        changes = squared_change(rectified.float(), batch.clean)
-        # Over the whole mini-batch, so that a mean over processes is that of one process.
-        loss = loss + recipe.clean_pixels * (changes * ~batch.is_perturbed).mean()
+    if recipe.pixels:
+        loss = loss + recipe.pixels * squared_change(rectified.float(), batch.clean).mean()
+    if joint is not None:
+        difference = batch.seen - rectified.float()
+        joint.follow(difference, together or Processes())
+        found = detection_loss(joint(difference), batch.is_perturbed)
+        loss = loss + recipe.detection * found
     return loss
 
 

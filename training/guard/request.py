@@ -1,12 +1,12 @@
 """What a fit is asked for, and the folder that belongs to that request alone."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json
-from prn_guard.nn.detector import FeatureForm, Kernel, detector_spec
+from prn_guard.nn.detector import DetectorSpec, FeatureForm, Kernel, detector_spec
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
@@ -23,6 +23,7 @@ OURS: Final = frozenset(
         layout.BANK,
         layout.SYNTHETIC,
         layout.RECTIFIER,
+        layout.FOUND,
         layout.DETECTOR,
         layout.STATE,
     }
@@ -47,9 +48,12 @@ class FitOptions:
     synthetic: int = 230
     epochs: float | None = None
     """Of the rectifier's training; None takes the recipe's own."""
-    detector: Kernel = "linear"
+    rounds: int | None = None
+    """Of attacking the guard and training on what was found; None takes the recipe's own."""
+    detector: Literal["joint"] | Kernel | None = None
+    """None takes the one that is trained together with the rectifier, else a linear SVM."""
     detector_features: FeatureForm | None = None
-    """None takes those that go with the kernel."""
+    """Of an SVM; None takes those that go with its kernel."""
     false_positive_rate: float = 0.01
     seed: int = 0
     resize: int | None = None
@@ -89,11 +93,12 @@ class FitRequest:
         self.recipe()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
         # Asked here: the detector is fitted last, and may refuse this combination.
-        detector_spec(
-            *self.training.pictures.shape[1:],
-            kernel=self.options.detector,
-            features=self.options.detector_features,
-        )
+        self.fitted_detector()
+        if self.options.detector == "joint" and not self.recipe().detection:
+            raise InvalidArgumentError(
+                f"The recipe {self.options.recipe!r} trains no detector together with the "
+                "rectifier; expected the detector 'linear' or 'rbf' with it."
+            )
         if not 0 < self.options.false_positive_rate < 1:
             raise InvalidArgumentError(
                 f"The false-positive rate is {self.options.false_positive_rate}; expected between "
@@ -108,7 +113,17 @@ class FitRequest:
     def recipe(self) -> Recipe:
         """How the rectifier is trained."""
         options = self.options
-        return recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
+        recipe = recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
+        return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
+
+    def fitted_detector(self) -> DetectorSpec:
+        """The SVM to fit to what the rectifier removes, where none is trained together with it."""
+        asked = self.options.detector
+        return detector_spec(
+            *self.training.pictures.shape[1:],
+            kernel="rbf" if asked == "rbf" else "linear",
+            features=self.options.detector_features,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain JSON values."""

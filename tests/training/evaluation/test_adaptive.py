@@ -13,9 +13,9 @@ from training.attacks.norms import norm_of
 from training.datasets import Pictures
 from training.evaluation import adaptive
 from training.evaluation.adaptive import InformedAttacker, adaptive_perturbation
-from training.evaluation.informed.surrogates import SURROGATES
 from training.evaluation.outcomes import answers
 from training.guard.folder import read_record
+from training.guard.surrogates import SURROGATES
 
 
 @pytest.mark.parametrize("name", list(SURROGATES))

@@ -25,8 +25,8 @@ from training.evaluation.informed.attacker import Attacker, knowledge
 from training.evaluation.informed.store import PerturbationStore
 from training.evaluation.informed.study import Study
 from training.evaluation.informed.suite import entries_named
-from training.evaluation.informed.surrogates import Precision
 from training.evaluation.result_file import ResultFile, earlier_results
+from training.guard.surrogates import Precision
 from training.resuming import check_same_request
 
 RESULT: Final = "informed.json"

@@ -9,10 +9,10 @@ import torch
 from prn_guard.files import sha256_of
 from training.datasets import Pictures, check_same_classes
 from training.evaluation.informed.attack import STEPS, attack_guard
-from training.evaluation.informed.surrogates import Precision
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
 from training.guard.pictures import recorded_pictures
+from training.guard.surrogates import Precision
 
 
 def attack_guard_folder(

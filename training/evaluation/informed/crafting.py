@@ -15,15 +15,15 @@ from training.attacks.norms import Norm, norm_of, random_start
 from training.attacks.objectives import mean_loss
 from training.attacks.singular_vector import singular_vector_uap
 from training.datasets import Pictures, batch_for
-from training.evaluation.informed.evasion import evading
 from training.evaluation.informed.suite import Entry
-from training.evaluation.informed.surrogates import (
+from training.evaluation.informed.watching import Look, Watch
+from training.guard.evasion import evading
+from training.guard.surrogates import (
     ALL_SURROGATES,
     Precision,
     Surrogate,
     in_precision,
 )
-from training.evaluation.informed.watching import Look, Watch
 
 BATCH_SIZE: Final = 64
 """Smaller batches and more of them: through the soft gate 150 steps of 64 left 47 and 56 % accuracy

@@ -22,9 +22,9 @@ from training.evaluation.informed import study
 from training.evaluation.informed.attack import attack_guard
 from training.evaluation.informed.attacker import knowledge
 from training.evaluation.informed.masking import ACCURACY
-from training.evaluation.informed.surrogates import ALL_SURROGATES
 from training.evaluation.outcomes import answers
 from training.guard.folder import load_bank, load_guard
+from training.guard.surrogates import ALL_SURROGATES
 
 EPSILON, STEPS = 0.15, 24
 FEW = ("expected guard", "rectifier", "evade, weight 1", "rectifier, data-free")

@@ -9,7 +9,7 @@ from training.evaluation.informed.suite import (
     SUITE,
     entries_named,
 )
-from training.evaluation.informed.surrogates import ALL_SURROGATES, SURROGATES
+from training.guard.surrogates import ALL_SURROGATES, SURROGATES
 
 
 def test_names_tell_entries_apart_and_surrogates_exist() -> None:

@@ -14,7 +14,8 @@ from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import SLOPE, SURROGATE, assert_close
 from training.attacks.norms import perturb
 from training.datasets import Pictures
-from training.evaluation.informed.surrogates import (
+from training.guard.folder import load_bank
+from training.guard.surrogates import (
     ALL_SURROGATES,
     GATE_WIDTH,
     SURROGATES,
@@ -23,7 +24,6 @@ from training.evaluation.informed.surrogates import (
     in_precision,
     soft_gate,
 )
-from training.guard.folder import load_bank
 
 Array = NDArray[np.float64]
 

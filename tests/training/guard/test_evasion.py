@@ -10,7 +10,7 @@ from tests.tolerances import SURROGATE, assert_close
 from tests.training.small import SHAPE
 from training.attacks.objectives import mean_loss
 from training.datasets import Pictures
-from training.evaluation.informed.evasion import evading
+from training.guard.evasion import evading
 
 POSITIONS = torch.tensor([3, 17, 4, 29])
 
