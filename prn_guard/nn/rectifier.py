@@ -61,7 +61,7 @@ class PaperRectifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Rectified images, `(B, C, H, W)` float32 in [0, 1], as `images` are."""
-        features = self.blocks(F.relu(self.entry(images.to(self.entry.weight.dtype))))
+        features = self.blocks(F.relu(self.entry(_like(images, self.entry.weight))))
         squeezed = F.relu(self.squeeze(features)).to(self.exit.weight.dtype)
         return cast("Tensor", self.exit(squeezed)).clamp(0.0, 1.0)
 
@@ -89,14 +89,18 @@ class CompactRectifier(nn.Module):
         height, width = images.shape[2:]
         below, right = -height % self.factor, -width % self.factor
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
-        padded = padded.to(self.entry.weight.dtype)
-        residual = self.exit(self.blocks(F.relu(self.entry(padded))))
+        residual = self.exit(self.blocks(F.relu(self.entry(_like(padded, self.entry.weight)))))
         if self.factor > 1:
             residual = F.pixel_shuffle(residual, self.factor)
         if below or right:
             residual = residual[:, :, :height, :width]
         rectified: Tensor = images + residual.to(images.dtype)
         return rectified.clamp(0.0, 1.0)
+
+
+def _like(images: Tensor, weight: Tensor) -> Tensor:
+    """`images` in the dtype of `weight` and channels last, as all weights are."""
+    return images.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def in_half_precision(rectifier: nn.Module) -> nn.Module:

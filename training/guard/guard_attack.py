@@ -2,7 +2,9 @@
 
 Each round takes two: one stays under the threshold and fools the bare target (`evasion`), the other
 goes through both branches, or through the rectifier alone. Every third begins at a perturbation of
-the bank, the others at random.
+the bank, the others at random. Rounds differ in the length of their attacks: a guard of ResNet-20
+that had met attacks of 90 steps alone kept 94 % of the labels under another of 90, and 41 % under
+one of 150.
 """
 
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from training.randomness import generator_for
 PER_ROUND: Final = 2
 FROM_THE_BANK: Final = 3
 BATCH: Final = 64
+LENGTHS: Final = (1.0, 2.0, 0.5)
+"""Of the attacks of successive rounds, in the steps of the recipe."""
 EVASION: Final = 2.0
 """Weight of a unit of score above the threshold, beside a mean loss of at most 9."""
 
@@ -56,7 +60,8 @@ class GuardAttack:
         The result is on the device of the pictures.
         """
         generator = generator_for(self.seed, "attack on the guard", number)
-        steps, precision = self.recipe.attack_steps, self.recipe.precision
+        length = LENGTHS[number // PER_ROUND % len(LENGTHS)]
+        steps, precision = max(1, round(length * self.recipe.attack_steps)), self.recipe.precision
         batch_size = batch_for(self.pictures.shape, BATCH)
         order = torch.randperm(len(self.pictures), generator=generator)
         # No more pictures than the steps see: the clean label of each costs a pass.

@@ -48,7 +48,7 @@ class Recipe:
             and in the rounds at the guard.
         rounds: at most so many of attacking the guard and training on what was found.
         round_iterations: of training in each round.
-        attack_steps: of each attack of a round.
+        attack_steps: of each attack of a round, on average.
         largest_gradient: gradients are clipped to this l2 norm; None leaves them.
         precision: that rectifier and target are run in; loss and weights are in float32.
         checkpoint_every: iterations.
@@ -126,7 +126,7 @@ RECIPES: Final[dict[RecipeName, Recipe]] = {
         pixels=100.0,
         detection=1.0,
         adversarial_share=0.4,
-        rounds=24,
+        rounds=30,
         largest_gradient=1.0,
     ),
     "paper": Recipe(epochs=5, learning_rate=0.01, decay=0.9),
