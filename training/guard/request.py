@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, final
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json
 from prn_guard.nn.detector import DetectorSpec, FeatureForm, Kernel, detector_spec
+from prn_guard.nn.rectifier import SMALL_PICTURE
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
@@ -28,6 +29,8 @@ OURS: Final = frozenset(
         layout.STATE,
     }
 )
+BATCH_OF_LARGE_PICTURES: Final = 32
+"""Of our recipe: a network's layers for 128 pictures of 224x224 take more memory than most have."""
 
 
 @final
@@ -114,6 +117,8 @@ class FitRequest:
         """How the rectifier is trained."""
         options = self.options
         recipe = recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
+        if options.recipe == "default" and max(self.training.pictures.shape[1:]) > SMALL_PICTURE:
+            recipe = replace(recipe, batch_size=BATCH_OF_LARGE_PICTURES)
         return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
 
     def fitted_detector(self) -> DetectorSpec:

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prn_guard.contract import InputSpec
 from prn_guard.errors import DataError
-from prn_guard.nn.target import state_digest
+from prn_guard.nn.target import Target, state_digest
 from tests.tolerances import LOGIT, assert_close
 from tests.training.small import everything, pictures, trained_target
 from tests.training.tiny_subject import tiny_subject
@@ -92,3 +93,26 @@ def test_a_target_for_attacks_answers_as_before() -> None:
     assert next(ready.parameters()).is_contiguous(memory_format=torch.channels_last)
     assert_close(ready(images), before, LOGIT)
     assert state_digest(ready) == weights
+
+
+class _TakesAView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(1, 3, 3, padding=1)
+        self.logits = nn.Linear(3 * 12 * 12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images).relu()
+        logits: Tensor = self.logits(features.view(len(features), -1))
+        return logits
+
+
+def test_a_network_that_takes_views_of_its_features_can_be_attacked() -> None:
+    torch.manual_seed(0)
+    spec = InputSpec(
+        channels=1, height=12, width=12, mean=(0.5,), std=(0.25,), channel_order="gray"
+    )
+    target = Target(_TakesAView(), spec)
+    images = everything(pictures(4, seed=1))
+    before = target(images)
+    assert torch.equal(for_attacks(target, CPU)(images), before)
