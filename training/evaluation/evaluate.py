@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prn_guard import console
@@ -24,7 +23,6 @@ from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
 from training.datasets import (
     Pictures,
-    Subset,
     check_same_classes,
     digest_of,
     evenly_spaced,
@@ -39,16 +37,14 @@ from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
-from training.guard.pictures import recorded_pictures
+from training.guard.pictures import crafting_pictures, recorded_pictures
 from training.guard.surrogates import SURROGATES
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
-from training.randomness import generator_for
 from training.setting import hardware, versions
 
 METRICS = "metrics.json"
 ADAPTIVE = "adaptive.safetensors"
-CRAFTING_PICTURES = 5000
 CURVE_PICTURES = 1000
 CURVE_SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 ADAPTIVE_SCALES = (0.5, 1.0, 2.0)
@@ -99,7 +95,15 @@ def evaluate_guard(
     attacker = InformedAttacker(
         guarded,
         record,
-        _crafting(crafting_images, record, data_folder, seed),
+        held_in_memory(
+            crafting_pictures(
+                record,
+                crafting_images,
+                data_folder=data_folder,
+                seed=seed,
+                purpose="adaptive pictures",
+            )
+        ),
         path=out / ADAPTIVE,
         request=request,
         seed=seed,
@@ -138,18 +142,6 @@ def _request(
         "crafting images": crafting_images,
         "seed": seed,
     }
-
-
-def _crafting(
-    crafting_images: str | None, record: GuardRecord, data_folder: Path | None, seed: int
-) -> Pictures:
-    """The adaptive attacker's pictures: some of the guard's training pictures, or others named."""
-    limit = record.limit if crafting_images is None else None
-    pictures = recorded_pictures(
-        record, crafting_images or record.images, "train", limit=limit, data_folder=data_folder
-    )
-    order = torch.randperm(len(pictures), generator=generator_for(seed, "adaptive pictures"))
-    return held_in_memory(Subset(pictures, order[:CRAFTING_PICTURES]))
 
 
 def _measure(

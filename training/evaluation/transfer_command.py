@@ -9,18 +9,16 @@ from torch import Tensor
 
 from prn_guard.files import sha256_of
 from training.attacks.subject import for_attacks
-from training.datasets import Pictures, Subset, check_same_classes, held_in_memory
+from training.datasets import check_same_classes, held_in_memory
 from training.datasets.fitting import Shape
 from training.evaluation.families import ENTRIES
 from training.evaluation.survey import Entry
 from training.evaluation.transfer import measure_transfer
 from training.guard import folder as layout
-from training.guard.folder import GuardRecord, load_bank, load_guard
-from training.guard.pictures import recorded_pictures
+from training.guard.folder import load_bank, load_guard
+from training.guard.pictures import crafting_pictures, recorded_pictures
 from training.perturbations.loading import load_perturbations
-from training.randomness import generator_for
 
-CRAFTING_PICTURES: Final = 5000
 CPU: Final = torch.device("cpu")
 
 
@@ -65,7 +63,9 @@ def transfer(
     test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
     check_same_classes(record.class_names, test.class_names)
     shape = record.input.shape
-    crafting = _crafting(crafting_images, record, data_folder, seed)
+    crafting = crafting_pictures(
+        record, crafting_images, data_folder=data_folder, seed=seed, purpose="transfer pictures"
+    )
     for_attacks(guarded.target, device)
     return measure_transfer(
         guarded.to(device),
@@ -87,15 +87,3 @@ def transfer(
             "crafting images": crafting_images,
         },
     )
-
-
-def _crafting(
-    crafting_images: str | None, record: GuardRecord, data_folder: Path | None, seed: int
-) -> Pictures:
-    """The attacker's pictures: some of the guard's training pictures, or others named."""
-    limit = record.limit if crafting_images is None else None
-    pictures = recorded_pictures(
-        record, crafting_images or record.images, "train", limit=limit, data_folder=data_folder
-    )
-    order = torch.randperm(len(pictures), generator=generator_for(seed, "transfer pictures"))
-    return Subset(pictures, order[:CRAFTING_PICTURES])

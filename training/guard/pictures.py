@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
-from training.datasets import Pictures, Split, load_pictures
+import torch
+
+from training.attacks.subject import CRAFTING_PICTURES
+from training.datasets import Pictures, Split, Subset, load_pictures
 from training.guard.folder import GuardRecord
+from training.randomness import generator_for
 
 
 def recorded_pictures(
@@ -37,3 +41,31 @@ def recorded_pictures(
         class_count=len(record.class_names),
         data_folder=data_folder,
     )
+
+
+def crafting_pictures(
+    record: GuardRecord,
+    spec: str | None,
+    *,
+    data_folder: Path | None = None,
+    seed: int,
+    purpose: str,
+) -> Pictures:
+    """At most 5,000 pictures, drawn at random, for an attacker to craft on.
+
+    Args:
+        record: of the guard.
+        spec: pictures of the attacker's own; None takes the guard's training pictures.
+        data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+        seed: of the draw.
+        purpose: what for; each purpose draws others.
+
+    Raises:
+        DataError: they cannot be read, or do not fit the guard's classes.
+    """
+    limit = record.limit if spec is None else None
+    pictures = recorded_pictures(
+        record, spec or record.images, "train", limit=limit, data_folder=data_folder
+    )
+    order = torch.randperm(len(pictures), generator=generator_for(seed, purpose))
+    return Subset(pictures, order[:CRAFTING_PICTURES])

@@ -9,6 +9,7 @@ from torch import Tensor
 from prn_guard.errors import DataError
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import Norm
+from training.attacks.subject import CRAFTING_PICTURES
 from training.datasets import Pictures, Subset, held_in_memory
 from training.evaluation.informed.crafting import Crafting, Knowledge
 from training.evaluation.informed.curves import scaled_epsilon
@@ -20,7 +21,6 @@ from training.guard.surrogates import Precision
 from training.progress import tracked
 from training.randomness import generator_for
 
-CRAFTING_PICTURES: Final = 5000
 WATCHED_PICTURES: Final = 1000
 SEARCH_PICTURES: Final = 200
 """Of those watched, that random search asks about; each proposal is a question about all."""
