@@ -65,6 +65,7 @@ def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
     clean = answers(guarded, test)
     perturbed = [answers(guarded, test, one) for one in unseen]
     everyone = np.ones(len(test), dtype=bool)
+    results = results_of(folder)
     radii = [ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER]
     return {
         "apart": apart(clean, perturbed),
@@ -75,13 +76,13 @@ def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
         "transfer": measure_transfer(
             guarded, norm=ball.norm, epsilon=ball.epsilon, crafting=crafting, test=test,
             held_out=unseen, elsewhere=plan.elsewhere, families=plan.families,
-            other_norm=plan.other_norm, seed=0, out=results_of(folder) / "transfer", identity=identity,
+            other_norm=plan.other_norm, seed=0, out=results / "transfer", identity=identity,
             families_path=WORK / classifier.name / f"families-{ball.name}.safetensors",
         ),
         "informed": [
             attack_guard(
                 guarded, norm=ball.norm, epsilon=epsilon, crafting=crafting,
-                test=evenly_spaced(test, plan.judged), out=results_of(folder) / f"informed-{epsilon:.4f}",
+                test=evenly_spaced(test, plan.judged), out=results / f"informed-{epsilon:.4f}",
                 identity=identity, bank_unseen=unseen, steps=plan.steps, entries=plan.attacks,
                 precision="bfloat16", checks=epsilon == ball.epsilon,
             )

@@ -4,7 +4,7 @@ Ours; the PRN paper's attacker does not know the rectifier. In each round the gu
 attacked with everything known, by attacks that it does not answer while they run: perturbations
 that are only moved beside the training (`held_perturbations`) left a guard that a fresh attack of
 as many steps broke. What was found joins the perturbations that part of each mini-batch is under,
-recent ones more often, and rectifier and detector are trained on.
+those that did more harm and recent ones more often, and rectifier and detector are trained on.
 
 The rounds end early where the last `PATIENCE` ones hold no better than those before. The learning
 rate stands still, and falls to 0 over the last `COOLING` rounds.
@@ -39,6 +39,8 @@ PATIENCE: Final = 8
 LEAST_GAIN: Final = 0.005
 OLDEST_WEIGHT: Final = 0.3
 """Of the first perturbation found, beside 1 of the last."""
+LEAST_WEIGHT: Final = 0.1
+"""Of a perturbation that did no harm."""
 BATCH: Final = 250
 FOUND: Final = "found"
 
@@ -75,6 +77,11 @@ class Alternation:
             return False
         held = [self.worst(number) for number in range(rounds)]
         return max(held[-PATIENCE:]) < max(held[:-PATIENCE]) + LEAST_GAIN
+
+    def weights(self) -> Tensor:
+        """How often each of `found` is trained on, relative to the others: `(N,)`."""
+        harm = torch.tensor([LEAST_WEIGHT + 1 - one.kept for one in self.attempts])
+        return harm * torch.linspace(OLDEST_WEIGHT, 1.0, len(harm))
 
     def facts(self) -> list[dict[str, Any]]:
         """The attempts as plain JSON values."""
@@ -182,7 +189,7 @@ class Rounds:
     def _train(self, state: Alternation, number: int, end: int) -> None:
         training, recipe = self.training, self.training.recipe
         training.trained.train()
-        weights = torch.linspace(OLDEST_WEIGHT, 1.0, len(state.found))
+        weights = state.weights()
         first = number * recipe.round_iterations
         last = first + recipe.round_iterations
         for iteration, positions in orders(self.pictures, recipe, first, last, self.seed + 1):

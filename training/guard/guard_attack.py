@@ -1,8 +1,9 @@
 """Short attacks on a guard that is still in training, with everything known.
 
 Each round takes two: one stays under the threshold and fools the bare target (`evasion`), the other
-goes through both branches, or through the rectifier alone. Every third begins at a perturbation of
-the bank, the others at random. Rounds differ in the length of their attacks: a guard of ResNet-20
+does so too, or goes through both branches, or through the rectifier alone, in turn: what stays
+under the threshold is what a guard learns last. Every third begins at a perturbation of the bank,
+the others at random. Rounds differ in the length of their attacks: a guard of ResNet-20
 that had met attacks of 90 steps alone kept 94 % of the labels under another of 90, and 41 % under
 one of 150.
 """
@@ -85,9 +86,9 @@ class GuardAttack:
 
     def _through(self, guarded: GuardedClassifier, number: int) -> tuple[str, Classifier]:
         turn, which = divmod(number, PER_ROUND)
-        if which == 0:
+        if which == 0 or turn % 2 == 0:
             return "evade", bare_target(guarded)
-        if turn % 2 == 0:
+        if turn % 4 == 1:
             return "expected guard", expected_guard(guarded)
         return "rectifier", through_rectifier(guarded)
 
