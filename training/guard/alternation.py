@@ -22,6 +22,7 @@ from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import Norm
 from training.checkpoint import resume_training, save_training
 from training.datasets import Pictures, batch_for
+from training.guard.augmentation import draw_variation, varied
 from training.guard.fit_detector import scores
 from training.guard.fit_rectifier import check_finite, orders
 from training.guard.guard_attack import PER_ROUND, GuardAttack, agreement
@@ -205,7 +206,17 @@ class Rounds:
             )
             count = max(1, round(recipe.adversarial_share * recipe.batch_size))
             chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
-            batch = aimed_at(batch, state.found[chosen], recipe.adversarial_share)
+            batch = aimed_at(
+                batch, self._varied(state, chosen, generator), recipe.adversarial_share
+            )
             left = (end * recipe.round_iterations - iteration) / (COOLING * recipe.round_iterations)
             rate = RATE_SHARE * recipe.learning_rate * min(1.0, left)
             check_finite(training.step(batch, rate=rate), iteration, recipe)
+
+    def _varied(self, state: Alternation, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Those of `found` that were chosen, varied where the recipe varies the bank."""
+        if not self.training.recipe.augmented:
+            return state.found[chosen]
+        height, width = self.pictures.shape[1:]
+        variation = draw_variation(len(chosen), len(state.found), (height, width), generator)
+        return varied(state.found, chosen, variation, norm=self.norm, epsilon=self.epsilon)
