@@ -3,9 +3,9 @@
 Each round takes four: three stay under the threshold and fool the bare target (`evasion`), which is
 what a guard learns last; the fourth goes through both branches, or through the rectifier alone.
 Every third begins at a perturbation of the bank, the others at random. Rounds differ in the length
-of their attacks: a guard of ResNet-20 that had met attacks of 90 steps alone kept 94 % of the labels
-under another of 90, and 41 % under one of 150. Mini-batches are small, because many perturbations
-teach more than strong ones.
+of their attacks: a guard of ResNet-20 that had met attacks of 90 steps alone kept 94 % of the
+labels under another of 90, and 41 % under one of 150. Mini-batches are small, because many
+perturbations teach more than strong ones.
 """
 
 from dataclasses import dataclass
