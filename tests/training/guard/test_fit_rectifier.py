@@ -20,7 +20,9 @@ from training.attacks.fooling import fooling_rate, predict
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import ArrayPictures, Pictures
 from training.guard.fit_rectifier import OnIteration, fit_rectifier
+from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
+from training.guard.rectifier_training import RectifierTraining
 
 SPEC = RectifierSpec(channels=1, width=6, blocks=1)
 RECIPE = Recipe(epochs=3, learning_rate=0.01, decay=0.5, batch_size=16, checkpoint_every=3)
@@ -28,7 +30,7 @@ LARGEST = 5e-4
 """Below most gradients of this training."""
 EVERYTHING = replace(
     RECIPE, decay=None, mirrored=True, augmented=True, largest_gradient=LARGEST,
-    clean_divergence=0.5, clean_pixels=2.0, precision="bfloat16",
+    clean_divergence=0.5, pixels=2.0, detection=1.0, adversarial_share=0.4, precision="bfloat16",
 )  # fmt: skip
 
 
@@ -53,19 +55,21 @@ def _fit(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_iteration: OnIteration | None = None,
-) -> None:
+) -> nn.Module:
+    """Fit it, and return all that was trained."""
+    joint = JointDetector(*SHAPE[1:]) if recipe.detection else None
+    training = RectifierTraining(rectifier, trained_target(), recipe=recipe, joint=joint)
     fit_rectifier(
-        rectifier,
-        trained_target(),
+        training,
         pictures(64, seed=5) if known is None else known,
         _perturbations() if perturbations is None else perturbations,
         norm="linf",
         epsilon=0.15,
-        recipe=recipe,
         seed=seed,
         checkpoint=checkpoint,
         on_iteration=on_iteration,
     )
+    return training.trained
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
@@ -96,13 +100,13 @@ def test_interrupted_training_ends_with_bit_identical_weights(
         if done == stop_after:
             raise _InterruptedError
 
-    straight, stopped, resumed = _rectifier(), _rectifier(), _rectifier(seed=9)
-    _fit(straight, recipe=recipe)
+    stopped = _rectifier()
+    straight = _fit(_rectifier(), recipe=recipe)
     path, seen = tmp_path / "rectifier.safetensors", []
     with pytest.raises(_InterruptedError):
         _fit(stopped, recipe=recipe, checkpoint=path, on_iteration=interrupt)
-    _fit(
-        resumed,
+    resumed = _fit(
+        _rectifier(seed=9),
         recipe=recipe,
         checkpoint=path,
         on_iteration=lambda done, total, _: seen.append((done, total)),
@@ -110,7 +114,7 @@ def test_interrupted_training_ends_with_bit_identical_weights(
     first = stop_after // 3 * 3 + 1
     assert seen == [(done, 12) for done in range(first, 13)]
     assert _same(resumed, straight)
-    assert not _same(stopped, straight)
+    assert not _same(stopped, straight[0])
 
 
 def test_finished_training_is_not_repeated(tmp_path: Path) -> None:

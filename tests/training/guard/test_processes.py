@@ -45,14 +45,15 @@ def _ends(folder: Path, case: str, rank: int, count: int) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_the_rectifier_as_one(folder: Path, case: str) -> None:
+def test_two_processes_train_as_one(folder: Path, case: str) -> None:
     alone = _ends(folder, case, 0, 1)
     ends = [_ends(folder, case, rank, 2) for rank in (0, 1)]
     for name, value in alone.items():
         assert_close(ends[0][name], value, SHARED_OUT)
         assert torch.equal(ends[0][name], ends[1][name])
-    kept, _ = load_tensors(folder / f"state-{case}-of-2.safetensors")
-    assert torch.equal(kept["module.exit.weight"], ends[0]["exit.weight"])
+    if case != "rounds":  # whose weights move on after the state was written
+        kept, _ = load_tensors(folder / f"state-{case}-of-2.safetensors")
+        assert torch.equal(kept["module.0.exit.weight"], ends[0]["0.exit.weight"])
 
 
 def test_a_whole_fit_by_two_processes_leaves_one_guard(work: Workplace, tmp_path: Path) -> None:
