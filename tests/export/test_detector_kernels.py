@@ -98,7 +98,7 @@ class _Blur(nn.Module):
         ((3, 37, 53), "linear bands"),
         ((3, 37, 53), "linear energy"),
         ((1, 8, 8), "linear energy"),
-        ((3, 5, 70), "linear energy"),
+        ((3, 8, 70), "linear energy"),
         ((3, 37, 53), "rbf bands"),
         ((3, 37, 53), "rbf energy"),
         ((1, 8, 8), "rbf bands"),
