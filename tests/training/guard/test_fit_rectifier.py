@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from training.attacks.fooling import fooling_rate, predict
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import ArrayPictures, Pictures
 from training.guard.fit_rectifier import OnIteration, fit_rectifier
+from training.guard.held_perturbations import HELD, HeldPerturbations
 from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
 from training.guard.rectifier_training import RectifierTraining
@@ -256,3 +258,30 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_kept(tmp_path: P
     with pytest.raises(DataError, match="loss is nan at iteration 1"):
         _fit(rectifier, checkpoint=path)
     assert not path.exists()
+
+
+def test_what_is_held_climbs_the_loss_of_the_mini_batch_that_was_under_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aimed: list[tuple[Tensor, Tensor]] = []
+    climbed: list[tuple[int, Tensor, Tensor]] = []
+    step, ascend = RectifierTraining.step, HeldPerturbations.ascend
+
+    def stepped(training: RectifierTraining, *given: Any, held: Tensor, **rest: Any) -> float:
+        value = step(training, *given, held=held, **rest)
+        assert held.grad is not None
+        aimed.append((held.detach().clone(), held.grad.clone()))
+        return value
+
+    def climbs(held: HeldPerturbations, iteration: int, gradient: Tensor) -> None:
+        climbed.append((iteration, held.state[iteration % HELD].clone(), gradient.clone()))
+        ascend(held, iteration, gradient)
+
+    monkeypatch.setattr(RectifierTraining, "step", stepped)
+    monkeypatch.setattr(HeldPerturbations, "ascend", climbs)
+    _fit(_rectifier(), recipe=EVERYTHING)
+    assert [iteration for iteration, _, __ in climbed] == list(range(12))
+    for (_, at, along), (held, gradient) in zip(climbed, aimed, strict=True):
+        assert torch.equal(at, held)
+        assert torch.equal(along, gradient)
+        assert gradient.any()
