@@ -24,6 +24,7 @@ from training.guard.fit_rectifier import fit_rectifier
 from training.guard.folder import load_bank, load_guard
 from training.guard.pictures import recorded_pictures
 from training.guard.recipe import Recipe
+from training.guard.rectifier_training import RectifierTraining
 from training.guard.splits import split_pictures
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
@@ -140,8 +141,8 @@ def _briefly_trained(
     recipe = Recipe(epochs=1, learning_rate=0.003, decay=0.5, batch_size=batch_size)
     with tracked("Training the rectifier") as track:
         fit_rectifier(
-            rectifier, target, parts[0], perturbations,
-            norm="linf", epsilon=float(perturbations.abs().max()), recipe=recipe, seed=SEED,
+            RectifierTraining(rectifier, target, recipe=recipe), parts[0], perturbations,
+            norm="linf", epsilon=float(perturbations.abs().max()), seed=SEED,
             on_iteration=lambda done, total, loss: track(done, total, f"loss {loss:.3f}"),
         )  # fmt: skip
     detector, _ = fit_detector(

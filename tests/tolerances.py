@@ -127,6 +127,24 @@ PENALISED_STEP = Tolerance(
 SHARED_OUT = Tolerance(
     1e-4, 2e-6, "half mini-batches averaged, over a dozen steps: sums in another order"
 )
+SHARED_OUT_JOINT = Tolerance(
+    2e-4, 1e-5, "SHARED_OUT's, where the logarithm of small energies magnifies what is rounded"
+)
+SHARED_OUT_ROUNDS = Tolerance(
+    5e-3, 5e-4, "SHARED_OUT_JOINT's, which attacks on either guard magnify again: trained on both"
+)
+SHARED_OUT_FOUND = Tolerance(
+    0.0, 5e-2, "two rounds' attacks in l2 on guards that differ by SHARED_OUT_ROUNDS; values of 0.5"
+)
+SHARED_OUT_COUNTS = Tolerance(
+    0.0, 0.051, "four of 80 pictures at the boundary of a label or a flag"
+)
+JOINT_SCORE = Tolerance(
+    1e-4, 1e-3, "a weighted sum of 64 float32 log energies, divided by deviations of 0.1 or more"
+)
+RUNNING_MEAN = Tolerance(
+    1e-5, 1e-5, "float32 means of log energies and their squares, up to 50, over a few updates"
+)
 BFLOAT16 = Tolerance(
     0.0, 2e-2, "logits of about 1 rounded to 1/256 of them, averaged over eight pictures"
 )

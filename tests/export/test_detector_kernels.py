@@ -25,6 +25,7 @@ from training.guard.splits import split_pictures
 
 SPECS = {
     "linear, bands": detector_spec(12, 12, features="bands"),
+    "linear, energy": detector_spec(12, 12, features="energy"),
     "linear, pooled": DetectorSpec(pool=2),
     "rbf, bands": DetectorSpec(kernel="rbf", features="bands", bands=6, support_vectors=30),
 }
@@ -95,7 +96,11 @@ class _Blur(nn.Module):
         ((3, 37, 53), "linear plane"),
         ((3, 70, 65), "linear plane"),
         ((3, 37, 53), "linear bands"),
+        ((3, 37, 53), "linear energy"),
+        ((1, 8, 8), "linear energy"),
+        ((3, 8, 70), "linear energy"),
         ((3, 37, 53), "rbf bands"),
+        ((3, 37, 53), "rbf energy"),
         ((1, 8, 8), "rbf bands"),
     ],
 )

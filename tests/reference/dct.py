@@ -1,5 +1,7 @@
 """The detector's features by SciPy's own transform."""
 
+import itertools
+
 import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
@@ -37,3 +39,16 @@ def band_features(difference: ArrayLike, edges: tuple[list[int], list[int]]) -> 
     tall = np.add.reduceat(plane, rows[:-1], axis=1) / np.diff(rows)[:, None]
     cells = np.add.reduceat(tall, columns[:-1], axis=2) / np.diff(columns)
     return np.asarray(cells.reshape(len(plane), -1))
+
+
+def energy_features(difference: ArrayLike, edges: tuple[list[int], list[int]]) -> Array:
+    """Half the log of the mean energy in the products of the bands between `edges`: `(B, F)`."""
+    pixels = np.asarray(difference, dtype=np.float64)
+    spectrum = scipy.fft.dctn(pixels, type=2, axes=(2, 3), norm="ortho")
+    rows, columns = edges
+    cells = [
+        (spectrum[:, :, top:bottom, left:right] ** 2).mean(axis=(1, 2, 3))
+        for top, bottom in itertools.pairwise(rows)
+        for left, right in itertools.pairwise(columns)
+    ]
+    return np.asarray(0.5 * np.log(np.stack(cells, axis=1) + FLOOR**2))

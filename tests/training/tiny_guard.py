@@ -15,8 +15,8 @@ from tests.training.small import NAMES, SHAPE, pictures, trained_target
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
 from training.datasets import ArrayPictures, NamedPictures, load_pictures
-from training.guard import crafting
-from training.guard import fit as fitting
+from training.guard import crafting, rectifier_stage
+from training.guard import recipe as recipes
 from training.guard.request import FitOptions, FitRequest
 from training.perturbations.bank import BankCriteria
 from training.targets import load_target, save_target_state
@@ -26,7 +26,7 @@ TRAINING, TEST = 240, 90
 OPTIONS = FitOptions(members=4, held_out=2, synthetic=4, epochs=40, false_positive_rate=0.1, seed=5)
 FIT = (
     *("--members", "3", "--held-out", "1", "--synthetic", "2", "--epochs", "1"),
-    *("--false-positive-rate", "0.1"),
+    *("--rounds", "1", "--false-positive-rate", "0.1"),
 )
 """Options of the command line for a fit of a tenth of a second."""
 SPEC = RectifierSpec(channels=1, factor=1, width=4, blocks=1)
@@ -124,8 +124,12 @@ def write_blank_idx(folder: Path, *, side: int = SHAPE[1], label: int = 2) -> Pa
 
 
 def make_fitting_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the rectifier tiny, and take perturbations that fool a little."""
-    monkeypatch.setattr(fitting, "default_spec", lambda *_: SPEC)
+    """Make the rectifier tiny and rounds short, and take perturbations that fool a little."""
+    monkeypatch.setattr(rectifier_stage, "default_spec", lambda *_: SPEC)
+    few = dataclasses.replace(
+        recipes.RECIPES["default"], rounds=2, round_iterations=5, attack_steps=4
+    )
+    monkeypatch.setitem(recipes.RECIPES, "default", few)
     lenient = functools.partial(BankCriteria, least_fooling=0.2)
     monkeypatch.setattr(crafting, "BankCriteria", lenient)
     # The tests know what this guard flags: its bank does not follow the defaults of attacks.

@@ -145,7 +145,8 @@ class Rounds:
             self._attack(state, number)
             self._train(state, number, end)
             number += 1
-            if end == recipe.rounds and state.gains_nothing():
+            # Asked of one: where counts differ by a rounding, the others would wait for ever.
+            if end == recipe.rounds and training.together.leader_says(state.gains_nothing()):
                 end = min(end, number + COOLING)
             if checkpoint is not None and training.together.leads:
                 save_training(

@@ -79,7 +79,7 @@ def train(request: FitRequest, splits: Splits, out: Path, together: Processes) -
         training = RectifierTraining(
             rectifier, request.loaded.target, recipe=recipe, joint=joint, together=together
         )
-        perturbations = training_perturbations(out)
+        perturbations = training_perturbations(out).to(device)
         _first(training, request, splits, perturbations, out)
         found = _rounds(training, request, splits, perturbations, out)
         if together.leads:

@@ -102,6 +102,13 @@ class FitRequest:
                 f"The recipe {self.options.recipe!r} trains no detector together with the "
                 "rectifier; expected the detector 'linear' or 'rbf' with it."
             )
+        is_fitted = self.options.detector in {"linear", "rbf"}
+        if not is_fitted and self.recipe().detection and self.options.detector_features:
+            raise InvalidArgumentError(
+                f"The features {self.options.detector_features!r} were asked for, and the detector "
+                "is the one that is trained together with the rectifier, on features of its own; "
+                "expected the detector 'linear' or 'rbf' with them."
+            )
         if not 0 < self.options.false_positive_rate < 1:
             raise InvalidArgumentError(
                 f"The false-positive rate is {self.options.false_positive_rate}; expected between "

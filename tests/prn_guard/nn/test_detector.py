@@ -181,3 +181,46 @@ def test_support_vectors_that_are_planes_are_refused() -> None:
 def test_cells_larger_than_the_pictures_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"8x12 .* 9x9"):
         build_detector(DetectorSpec(pool=9), 8, 12)
+
+
+EVEN = {
+    5: [0, 1, 2, 3, 4, 5],
+    10: [0, 1, 2, 4, 5, 6, 8, 9, 10],
+    12: [0, 2, 3, 4, 6, 8, 9, 10, 12],
+    32: [0, 4, 8, 12, 16, 20, 24, 28, 32],
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 12, 10), (3, 10, 32), (3, 5, 12)])
+def test_energies_are_means_over_even_bands_of_all_channels(shape: tuple[int, int, int]) -> None:
+    channels, height, width = shape
+    differences = _differences(4, channels=channels, height=height, width=width)
+    differences[0] = 0
+    detector = build_detector(detector_spec(height, width, features="energy"), height, width)
+    assert detector.spec == DetectorSpec(features="energy", bands=8)
+    result = detector.features(differences)
+    expected = reference.energy_features(differences, (EVEN[height], EVEN[width]))
+    assert_close(result, expected, LOG_FEATURE)
+    assert detector.features.count == result.shape[1] == expected.shape[1]
+    assert_close(result[0], np.log(1e-3), LOG_FEATURE)
+
+
+def test_energies_do_not_depend_on_sign_or_order_of_channels() -> None:
+    differences = _differences(4)
+    features = build_detector(DetectorSpec(features="energy", bands=8), 12, 10).features
+    expected = features(differences)
+    assert_close(features(-differences), expected, LOG_FEATURE)
+    assert_close(features(differences[:, [2, 0, 1]]), expected, LOG_FEATURE)
+
+
+def test_the_gradient_of_an_energy_is_finite_where_nothing_is_removed() -> None:
+    differences = torch.zeros(1, 3, 12, 10, requires_grad=True)
+    features = build_detector(DetectorSpec(features="energy", bands=8), 12, 10).features
+    features(differences).sum().backward()
+    assert differences.grad is not None
+    assert not differences.grad.any()
+
+
+def test_a_radial_basis_of_energies_may_be_asked_for() -> None:
+    spec = detector_spec(12, 10, kernel="rbf", features="energy")
+    assert (spec.kernel, spec.features, spec.bands) == ("rbf", "energy", 8)

@@ -21,19 +21,21 @@ from tests.training.tiny_guard import EPSILON, SPEC, TEST, TRAINING, Workplace, 
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
 from training.checkpoint import load_tensors
-from training.guard import crafting
+from training.guard import crafting, rectifier_stage
 from training.guard import fit as module
-from training.guard.fit import fit, rectifier_spec
+from training.guard.fit import fit
 from training.guard.fit_detector import conformal_threshold, scores
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
+from training.guard.guard_attack import PER_ROUND, GuardAttack
 from training.guard.recipe import Recipe, recipe_named
+from training.guard.rectifier_stage import rectifier_spec
 from training.guard.request import FitRequest
 from training.guard.splits import split_pictures
 from training.perturbations import search
 from training.perturbations.bank import BankCriteria
 from training.randomness import generator_for
 
-FILES = ("target", "bank", "synthetic", "rectifier", "detector")
+FILES = ("target", "bank", "synthetic", "rectifier", "found", "detector")
 
 
 def _make_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +46,10 @@ def _make_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         stochastic_gradient, "Schedule", functools.partial(Schedule, steps=5, travel=20.0)
     )
-    recipe = Recipe(epochs=4, learning_rate=0.003, checkpoint_every=2)
+    recipe = Recipe(
+        epochs=4, learning_rate=0.003, checkpoint_every=2, detection=1.0, adversarial_share=0.4,
+        rounds=2, round_iterations=2, attack_steps=3,
+    )  # fmt: skip
     monkeypatch.setattr(FitRequest, "recipe", lambda _: recipe)
 
 
@@ -145,7 +150,9 @@ def test_another_seed_gives_another_guard(work: Workplace, tmp_path: Path) -> No
     ("options", "features"),
     [
         ({"detector": "rbf"}, "bands"),
-        ({"detector_features": "bands"}, "bands"),
+        ({}, "energy"),
+        ({"detector": "joint"}, "energy"),
+        ({"detector": "linear", "detector_features": "bands"}, "bands"),
         ({"detector": "linear"}, "plane"),
     ],
 )
@@ -156,7 +163,7 @@ def test_the_detector_follows_the_request_and_comes_back(
     guarded, read = load_guard(tmp_path / "guard")
     assert read == record
     assert guarded.detector.spec == record.detector
-    assert record.detector.kernel == options.get("detector", "linear")
+    assert record.detector.kernel == ("rbf" if options.get("detector") == "rbf" else "linear")
     assert record.detector.features == features
     assert float(guarded.detector.threshold) == record.threshold
     assert set(record.detection) == {"roc_area", "0.01", "0.05"}
@@ -173,7 +180,7 @@ def test_nothing_is_fitted_on_what_was_held_out(
     drawn: dict[str, torch.Generator] = {}
 
     def watch(name: str) -> None:
-        where = module if hasattr(module, name) else crafting
+        where = next(one for one in (module, rectifier_stage, crafting) if hasattr(one, name))
         stage = getattr(where, name)
 
         def watched(*arguments: Any, **options: Any) -> Any:
@@ -186,20 +193,22 @@ def test_nothing_is_fitted_on_what_was_held_out(
     stages = ("craft_bank", "synthesise", "fit_rectifier", "fit_detector")
     for name in stages:
         watch(name)
-    fit(work.request(), tmp_path / "guard")
+    fit(work.request(detector="linear"), tmp_path / "guard")
     found = load_bank(tmp_path / "guard")
     made = _tensors(tmp_path / "guard")["synthetic"][0]["perturbations"]
     assert torch.equal(seen["synthesise"][0], found.training)
     trained_on = torch.cat([found.training, made])
-    assert torch.equal(seen["fit_rectifier"][3], trained_on)
-    assert torch.equal(seen["fit_detector"][3], trained_on)
+    assert torch.equal(seen["fit_rectifier"][2], trained_on)
+    attacks = _tensors(tmp_path / "guard")["found"][0]["perturbations"]
+    assert len(attacks) == 2 * PER_ROUND
+    assert torch.equal(seen["fit_detector"][3], torch.cat([trained_on, attacks]))
     seed = generator_for(5, "synthetic").initial_seed()
     assert drawn["synthesise"].initial_seed() == seed
     splits = split_pictures(work.request().training.pictures, seed=5)
     for name, position, part in (
         ("craft_bank", 1, splits.rectifier),
         ("craft_bank", 2, splits.judging),
-        ("fit_rectifier", 2, splits.rectifier),
+        ("fit_rectifier", 1, splits.rectifier),
         ("fit_detector", 1, splits.detector),
         ("fit_detector", 2, splits.calibration),
     ):
@@ -226,6 +235,7 @@ def _stopping_tracker(title: str, after: int) -> Callable[[str], Any]:
     return tracked
 
 
+ROUNDS = "Attacking the guard, and training on what is found"
 STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "bank, first candidate": lambda patch: patch.setattr(search, "fooling_rate", _stop),
     "bank, third candidate": lambda patch: patch.setattr(
@@ -233,13 +243,21 @@ STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "synthetic": lambda patch: patch.setattr(crafting, "synthesise", _stop),
     "rectifier, iteration 1": lambda patch: patch.setattr(
-        module, "tracked", _stopping_tracker("Training the rectifier", 1)
+        rectifier_stage, "tracked", _stopping_tracker("Training the rectifier", 1)
     ),
     "rectifier, iteration 5": lambda patch: patch.setattr(
-        module, "tracked", _stopping_tracker("Training the rectifier", 5)
+        rectifier_stage, "tracked", _stopping_tracker("Training the rectifier", 5)
     ),
-    "rectifier, saving": lambda patch: patch.setattr(module, "save_module", _stop),
-    "detector": lambda patch: patch.setattr(module, "fit_detector", _stop),
+    "rounds, first": lambda patch: patch.setattr(GuardAttack, "run", _stop),
+    "rounds, second": lambda patch: patch.setattr(
+        rectifier_stage, "tracked", _stopping_tracker(ROUNDS, 1)
+    ),
+    "rounds, done": lambda patch: patch.setattr(
+        rectifier_stage, "tracked", _stopping_tracker(ROUNDS, 2)
+    ),
+    "rectifier, saving": lambda patch: patch.setattr(rectifier_stage, "save_module", _stop),
+    "rectifier, half saved": lambda patch: patch.setattr(rectifier_stage, "save_tensors", _stop),
+    "detector": lambda patch: patch.setattr(module, "calibrate", _stop),
     "test": lambda patch: patch.setattr(module, "_test_figures", _stop),
     "record": lambda patch: patch.setattr(module.layout, "write_record", _stop),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ from training.attacks.fooling import fooling_rate, predict
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import ArrayPictures, Pictures
 from training.guard.fit_rectifier import OnIteration, fit_rectifier
+from training.guard.held_perturbations import HELD, HeldPerturbations
+from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
+from training.guard.rectifier_training import RectifierTraining
 
 SPEC = RectifierSpec(channels=1, width=6, blocks=1)
 RECIPE = Recipe(epochs=3, learning_rate=0.01, decay=0.5, batch_size=16, checkpoint_every=3)
@@ -28,7 +32,7 @@ LARGEST = 5e-4
 """Below most gradients of this training."""
 EVERYTHING = replace(
     RECIPE, decay=None, mirrored=True, augmented=True, largest_gradient=LARGEST,
-    clean_divergence=0.5, clean_pixels=2.0, precision="bfloat16",
+    clean_divergence=0.5, pixels=2.0, detection=1.0, adversarial_share=0.4, precision="bfloat16",
 )  # fmt: skip
 
 
@@ -53,19 +57,21 @@ def _fit(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_iteration: OnIteration | None = None,
-) -> None:
+) -> nn.Module:
+    """Fit it, and return all that was trained."""
+    joint = JointDetector(*SHAPE[1:]) if recipe.detection else None
+    training = RectifierTraining(rectifier, trained_target(), recipe=recipe, joint=joint)
     fit_rectifier(
-        rectifier,
-        trained_target(),
+        training,
         pictures(64, seed=5) if known is None else known,
         _perturbations() if perturbations is None else perturbations,
         norm="linf",
         epsilon=0.15,
-        recipe=recipe,
         seed=seed,
         checkpoint=checkpoint,
         on_iteration=on_iteration,
     )
+    return training.trained
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
@@ -96,13 +102,13 @@ def test_interrupted_training_ends_with_bit_identical_weights(
         if done == stop_after:
             raise _InterruptedError
 
-    straight, stopped, resumed = _rectifier(), _rectifier(), _rectifier(seed=9)
-    _fit(straight, recipe=recipe)
+    stopped = _rectifier()
+    straight = _fit(_rectifier(), recipe=recipe)
     path, seen = tmp_path / "rectifier.safetensors", []
     with pytest.raises(_InterruptedError):
         _fit(stopped, recipe=recipe, checkpoint=path, on_iteration=interrupt)
-    _fit(
-        resumed,
+    resumed = _fit(
+        _rectifier(seed=9),
         recipe=recipe,
         checkpoint=path,
         on_iteration=lambda done, total, _: seen.append((done, total)),
@@ -110,7 +116,7 @@ def test_interrupted_training_ends_with_bit_identical_weights(
     first = stop_after // 3 * 3 + 1
     assert seen == [(done, 12) for done in range(first, 13)]
     assert _same(resumed, straight)
-    assert not _same(stopped, straight)
+    assert not _same(stopped, straight[0])
 
 
 def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
@@ -252,3 +258,30 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_kept(tmp_path: P
     with pytest.raises(DataError, match="loss is nan at iteration 1"):
         _fit(rectifier, checkpoint=path)
     assert not path.exists()
+
+
+def test_what_is_held_climbs_the_loss_of_the_mini_batch_that_was_under_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aimed: list[tuple[Tensor, Tensor]] = []
+    climbed: list[tuple[int, Tensor, Tensor]] = []
+    step, ascend = RectifierTraining.step, HeldPerturbations.ascend
+
+    def stepped(training: RectifierTraining, *given: Any, held: Tensor, **rest: Any) -> float:
+        value = step(training, *given, held=held, **rest)
+        assert held.grad is not None
+        aimed.append((held.detach().clone(), held.grad.clone()))
+        return value
+
+    def climbs(held: HeldPerturbations, iteration: int, gradient: Tensor) -> None:
+        climbed.append((iteration, held.state[iteration % HELD].clone(), gradient.clone()))
+        ascend(held, iteration, gradient)
+
+    monkeypatch.setattr(RectifierTraining, "step", stepped)
+    monkeypatch.setattr(HeldPerturbations, "ascend", climbs)
+    _fit(_rectifier(), recipe=EVERYTHING)
+    assert [iteration for iteration, _, __ in climbed] == list(range(12))
+    for (_, at, along), (held, gradient) in zip(climbed, aimed, strict=True):
+        assert torch.equal(at, held)
+        assert torch.equal(along, gradient)
+        assert gradient.any()

@@ -5,13 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tolerances import SHARED_OUT, assert_close
+from tests.tolerances import (
+    SHARED_OUT,
+    SHARED_OUT_COUNTS,
+    SHARED_OUT_FOUND,
+    SHARED_OUT_JOINT,
+    SHARED_OUT_ROUNDS,
+    assert_close,
+)
 from tests.training.guard.process import CASES, main
 from tests.training.tiny_guard import Workplace
 from tests.training.torchrun import ROOT, torchrun
 from training.checkpoint import load_tensors
 from training.guard.folder import load_guard
 
+OF_CASE = {"joint": SHARED_OUT_JOINT, "rounds": SHARED_OUT_ROUNDS}
+OF_NAME = {"found": SHARED_OUT_FOUND, "kept": SHARED_OUT_COUNTS}
 COMMAND = """
 import sys
 from pathlib import Path
@@ -45,14 +54,25 @@ def _ends(folder: Path, case: str, rank: int, count: int) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_the_rectifier_as_one(folder: Path, case: str) -> None:
+def test_two_processes_train_as_one(folder: Path, case: str) -> None:
     alone = _ends(folder, case, 0, 1)
     ends = [_ends(folder, case, rank, 2) for rank in (0, 1)]
     for name, value in alone.items():
-        assert_close(ends[0][name], value, SHARED_OUT)
+        assert_close(ends[0][name], value, OF_NAME.get(name, OF_CASE.get(case, SHARED_OUT)))
         assert torch.equal(ends[0][name], ends[1][name])
-    kept, _ = load_tensors(folder / f"state-{case}-of-2.safetensors")
-    assert torch.equal(kept["module.exit.weight"], ends[0]["exit.weight"])
+    assert alone["heard"].unique().tolist() == [7.0]
+    if case != "rounds":  # whose weights move on after the state was written
+        kept, _ = load_tensors(folder / f"state-{case}-of-2.safetensors")
+        assert torch.equal(kept["module.0.exit.weight"], ends[0]["0.exit.weight"])
+
+
+def test_what_is_held_moves_along_the_gradient_of_both_halves(folder: Path) -> None:
+    one, two = (
+        load_tensors(folder / f"state-joint-of-{count}.safetensors")[0]["kept.held perturbations"]
+        for count in (1, 2)
+    )
+    assert_close(two, one, SHARED_OUT_FOUND)
+    assert float((one[0] - one[1]).abs().max()) > 0.2
 
 
 def test_a_whole_fit_by_two_processes_leaves_one_guard(work: Workplace, tmp_path: Path) -> None:

@@ -3,13 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from tests.tolerances import BALL
+from tests.tolerances import BALL, UNIT_VECTOR, assert_close
 from tests.training.small import SHAPE, everything, pictures
 from training.guard.recipe import Recipe
-from training.guard.rectifier_batches import RectifierBatch, draw_batch, perturb_half
+from training.guard.rectifier_batches import (
+    RectifierBatch,
+    aimed_at,
+    draw_batch,
+    perturb_half,
+)
 from training.processes import Processes
 
 PLAIN = Recipe(epochs=1, learning_rate=0.01)
@@ -79,3 +85,48 @@ def test_the_parts_of_two_processes_are_the_batch() -> None:
     for name, value in vars(whole).items():
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), value)
     assert not torch.equal(_drawn(recipe, seed=4).seen, whole.seen)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.4, 4), (0.33, 3), (1.0, 10)])
+def test_the_first_pictures_are_put_under_other_perturbations_in_turn(
+    share: float, count: int
+) -> None:
+    batch = _first(10)
+    added = _perturbations()[:3] / 2
+    aimed = aimed_at(batch, added, share)
+    for place in range(count):
+        expected = (batch.clean[place] + added[place % 3]).clamp(0, 1)
+        assert torch.equal(aimed.seen[place], expected)
+    assert aimed.is_perturbed[:count].all()
+    assert torch.equal(aimed.seen[count:], batch.seen[count:])
+    assert torch.equal(aimed.is_perturbed[count:], batch.is_perturbed[count:])
+    assert torch.equal(aimed.clean, batch.clean)
+
+
+def test_what_was_drawn_is_left_as_it_was() -> None:
+    batch, again = _first(10), _first(10)
+    aimed_at(batch, _perturbations(), 1.0)
+    for name, value in vars(again).items():
+        assert torch.equal(getattr(batch, name), value), name
+    assert 2 < int(batch.is_perturbed.sum()) < 8
+
+
+def test_the_gradient_of_a_perturbation_is_the_sum_over_its_unclipped_pictures() -> None:
+    batch = _first(10)
+    # No multiple of 1/255, so that no pixel comes to lie at a bound.
+    added = (4.1 * _perturbations()[:2]).requires_grad_()
+    weights = torch.randn(batch.seen.shape, generator=torch.Generator().manual_seed(9))
+    (aimed_at(batch, added, 0.5).seen * weights).sum().backward()
+    expected = torch.zeros_like(added)
+    for place in range(5):
+        reached = batch.clean[place] + added.detach()[place % 2]
+        inside = (reached >= 0) & (reached <= 1)
+        assert not inside.all()
+        expected[place % 2] += weights[place] * inside
+    assert added.grad is not None
+    assert_close(added.grad, expected, UNIT_VECTOR)
+
+
+def _first(count: int) -> RectifierBatch:
+    batch = _drawn(PLAIN)
+    return RectifierBatch(**{name: value[:count] for name, value in vars(batch).items()})

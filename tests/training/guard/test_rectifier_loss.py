@@ -8,9 +8,10 @@ import torch
 from scipy.special import log_softmax
 
 from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
-from tests.reference import losses
-from tests.tolerances import BFLOAT16, LOSS, assert_close
+from tests.reference import dct, joint_detector, losses
+from tests.tolerances import BFLOAT16, JOINT_SCORE, LOSS, RUNNING_MEAN, assert_close
 from tests.training.small import SHAPE, everything, pictures, trained_target
+from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Precision, Recipe
 from training.guard.rectifier_batches import RectifierBatch
 from training.guard.rectifier_loss import rectifier_loss
@@ -18,6 +19,7 @@ from training.processes import Processes
 
 PLAIN = Recipe(epochs=1, learning_rate=0.01)
 COUNT = 24
+ALONE = Processes()
 
 
 def _rectifier() -> torch.nn.Module:
@@ -44,7 +46,7 @@ def _batch() -> RectifierBatch:
 )
 def test_the_loss_is_the_references(divergence: float, pixels: float) -> None:
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
-    recipe = replace(PLAIN, clean_divergence=divergence, clean_pixels=pixels)
+    recipe = replace(PLAIN, clean_divergence=divergence, pixels=pixels)
     with torch.no_grad():
         rectified = rectifier(batch.seen)
         clean, logits = target(batch.clean).double().numpy(), target(rectified).double().numpy()
@@ -53,7 +55,7 @@ def test_the_loss_is_the_references(divergence: float, pixels: float) -> None:
     wanted, given = log_softmax(clean, axis=1), log_softmax(logits, axis=1)
     expected += divergence * (np.exp(wanted) * (wanted - given)).sum(axis=1).mean()
     changes = (rectified - batch.clean).double().square().mean(dim=(1, 2, 3))
-    expected += pixels * float(changes[~batch.is_perturbed].sum()) / COUNT
+    expected += pixels * float(changes.mean())
     assert_close(found, expected, LOSS)
     assert float(changes.max()) > 1e-3
 
@@ -64,7 +66,7 @@ def test_gradients_reach_the_weights_and_what_is_seen_but_not_the_target(
 ) -> None:
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
     seen = batch.seen.clone().requires_grad_()
-    recipe = replace(PLAIN, precision=precision, clean_pixels=1.0, clean_divergence=1.0)
+    recipe = replace(PLAIN, precision=precision, pixels=1.0, clean_divergence=1.0)
     loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe)
     assert loss.dtype == torch.float32
     loss.backward()
@@ -87,10 +89,55 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone() -> None:
 
 def test_the_mean_over_the_parts_is_the_loss_of_the_whole() -> None:
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
-    recipe = replace(PLAIN, clean_divergence=0.7, clean_pixels=50.0)
+    recipe = replace(PLAIN, clean_divergence=0.7, pixels=50.0)
     parts = [batch.part(Processes(rank, 2)) for rank in (0, 1)]
     with torch.no_grad():
         whole, *halves = (
             rectifier_loss(rectifier, target, one, recipe=recipe) for one in (batch, *parts)
         )
     assert_close(sum(halves) / 2, whole, LOSS)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
+    precision: Precision,
+) -> None:
+    batch, rectifier, target = _batch(), _rectifier(), trained_target()
+    recipe = replace(PLAIN, detection=3.0, precision=precision)
+    joint = JointDetector(*SHAPE[1:])
+    joint.follow(0.3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(3)), ALONE)
+    expected_means = [joint.means.clone(), joint.squares.clone()]
+    with torch.no_grad():
+        bare = rectifier_loss(rectifier, target, batch, recipe=recipe)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            rectified = rectifier(batch.seen).float()
+        found = rectifier_loss(rectifier, target, batch, recipe=recipe, joint=joint)
+    edges = [0, 2, 3, 4, 6, 8, 9, 10, 12]
+    features = dct.energy_features(batch.seen - rectified, (edges, edges))
+    means, squares = (
+        0.95 * old.double().numpy() + 0.05 * new
+        for old, new in zip(
+            expected_means, (features.mean(axis=0), (features**2).mean(axis=0)), strict=True
+        )
+    )
+    assert_close(joint.means, means, RUNNING_MEAN)
+    assert_close(joint.squares, squares, RUNNING_MEAN)
+    scores = joint_detector.scores(features, means, squares, joint.free.detach().numpy(), 0.0)
+    expected = joint_detector.detection_loss(scores, batch.is_perturbed.numpy())
+    assert_close(found - bare, 3.0 * expected, JOINT_SCORE)
+
+
+def test_the_detectors_loss_teaches_detector_rectifier_and_what_is_seen() -> None:
+    batch, rectifier, joint = _batch(), _rectifier(), JointDetector(*SHAPE[1:])
+    seen = batch.seen.clone().requires_grad_()
+    grads = []
+    for detection in (0.0, 1.0):
+        recipe = replace(PLAIN, detection=detection)
+        loss = rectifier_loss(
+            rectifier, trained_target(), replace(batch, seen=seen), recipe=recipe, joint=joint
+        )
+        leaves = (joint.free, rectifier.exit.weight, seen)
+        grads.append(torch.autograd.grad(loss, leaves))
+    assert not grads[0][0].any()
+    for without, with_detector in zip(*grads, strict=True):
+        assert float((with_detector - without).abs().max()) > 1e-6

@@ -41,8 +41,12 @@ def test_a_request_comes_back_to_its_folder(work: Workplace, tmp_path: Path) -> 
         ({"recipe": "paper"}, ["recipe (default there, paper now)"]),
         ({"precision": "bfloat16"}, ["precision (float32 there, bfloat16 now)"]),
         ({"processes": 2}, ["processes (1 there, 2 now)"]),
-        ({"detector": "rbf"}, ["detector (linear there, rbf now)"]),
-        ({"detector_features": "bands"}, ["detector_features (None there, bands now)"]),
+        ({"detector": "rbf"}, ["detector (None there, rbf now)"]),
+        ({"rounds": 3}, ["rounds (None there, 3 now)"]),
+        (
+            {"detector": "linear", "detector_features": "energy"},
+            ["detector (None there, linear now)", "detector_features (None there, energy now)"],
+        ),
         ({"members": 5, "synthetic": 9}, ["members (4 there, 5 now)", "synthetic (4 there, 9"]),
     ],
 )
@@ -130,6 +134,11 @@ def test_a_file_in_the_place_of_the_folder_is_refused(work: Workplace, tmp_path:
         ({"held_out": 0}, "0 of 4 perturbations"),
         ({"held_out": 4}, "at least 1 left to train on"),
         ({"detector": "rbf", "detector_features": "plane"}, "expected 'bands'"),
+        ({"detector_features": "bands"}, "features 'bands' .* expected the detector 'linear'"),
+        ({"detector": "joint", "detector_features": "energy"}, "features of its own"),
+        ({"recipe": "paper", "detector": "joint"}, "trains no detector together"),
+        ({"recipe": "paper", "rounds": 1}, "rounds is 1 and detection is 0"),
+        ({"rounds": -1}, "rounds is -1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
