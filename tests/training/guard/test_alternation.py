@@ -56,11 +56,14 @@ def _rounds(recipe: Recipe = RECIPE, *, judging: int = 60, weights: int = 0) -> 
 
 
 def _history(*worst: float) -> Alternation:
-    """Rounds whose stronger attack, now the first and now the second, left so much."""
+    """Rounds whose strongest attack, each time another one, left so much."""
     attempts = []
     for number, kept in enumerate(worst):
-        pair = (kept, min(1.0, kept + 0.3)) if number % 2 else (min(1.0, kept + 0.3), kept)
-        attempts += [Attempt(round=number, attack="evade", kept=one, flagged=0.5) for one in pair]
+        all_kept = [min(1.0, kept + 0.3)] * PER_ROUND
+        all_kept[number % PER_ROUND] = kept
+        attempts += [
+            Attempt(round=number, attack="evade", kept=one, flagged=0.5) for one in all_kept
+        ]
     return Alternation(found=torch.zeros(len(attempts), *SHAPE), attempts=attempts)
 
 
@@ -102,9 +105,9 @@ def test_every_round_adds_what_its_attacks_found() -> None:
     before, target = state_digest(rounds.training.trained), state_digest(rounds.training.target)
     state, told = _told(rounds)
     assert told == [(done, 3, PER_ROUND * done) for done in (1, 2, 3)]
-    assert [one.round for one in state.attempts] == [0, 0, 1, 1, 2, 2]
-    assert [one.attack for one in state.attempts] == [
-        "evade", "expected guard", "evade", "rectifier", "evade", "expected guard",
+    assert [one.round for one in state.attempts] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [one.attack for one in state.attempts[3::4]] == [
+        "expected guard", "rectifier", "expected guard",
     ]  # fmt: skip
     assert len(torch.unique(state.found.flatten(1), dim=0)) == 3 * PER_ROUND
     assert float(state.found.abs().max()) <= EPSILON + 1e-6
@@ -206,14 +209,17 @@ def test_the_guard_that_is_attacked_is_the_one_in_training_with_a_threshold_of_i
 
     monkeypatch.setattr(GuardAttack, "run", run)
     rounds.run()
-    assert attacked == [0, 1]
+    assert attacked == list(range(PER_ROUND))
 
 
-def test_part_of_each_mini_batch_is_under_what_was_found_recent_ones_more_often(
+def test_part_of_each_mini_batch_is_under_what_was_found_harmful_and_recent_ones_more_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each attack finds a perturbation of one value, by which it is known again."""
-    values = iter(torch.linspace(0.101, 0.149, 8).tolist())
+    count = 4 * PER_ROUND
+    values = iter(torch.linspace(0.05, 0.149, count).tolist())
+    harm = iter(torch.linspace(0.9, 0.2, count).tolist())
+    monkeypatch.setattr(alternation, "agreement", lambda *_: (next(harm), 0.5))
     monkeypatch.setattr(GuardAttack, "run", lambda *_: ("evade", torch.full(SHAPE, next(values))))
     recipe = replace(RECIPE, rounds=4, round_iterations=300, perturbed_share=0.0)
     rounds, batches = _rounds(recipe), []
@@ -227,14 +233,16 @@ def test_part_of_each_mini_batch_is_under_what_was_found_recent_ones_more_often(
     assert len(batches) == 4 * 300
     known = state.found[:, 0, 0, 0]
     for number in (0, 3):
-        counts = torch.zeros(8)
+        counts = torch.zeros(count)
         for batch in batches[300 * number : 300 * number + 300]:
             assert batch.is_perturbed.tolist() == [True] * 4 + [False] * 6
             added = (batch.seen - batch.clean)[:4].flatten(1).median(dim=1).values
             places = (added[:, None] - known).abs().argmin(dim=1)
-            counts += torch.bincount(places, minlength=8)
+            counts += torch.bincount(places, minlength=count)
         there = PER_ROUND * (number + 1)
-        shares = torch.linspace(0.3, 1.0, there) / torch.linspace(0.3, 1.0, there).sum()
+        harmful = 1.1 - torch.linspace(0.9, 0.2, count)[:there]
+        shares = harmful * torch.linspace(0.3, 1.0, there)
+        shares = shares / shares.sum()
         found = counts / counts.sum()
         assert not counts[there:].any()
         spread = (shares * (1 - shares) / 1200).sqrt()
