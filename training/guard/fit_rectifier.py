@@ -17,7 +17,7 @@ from training.checkpoint import resume_training, save_training
 from training.datasets import Pictures
 from training.guard.held_perturbations import HeldPerturbations
 from training.guard.recipe import Recipe
-from training.guard.rectifier_batches import aimed_at, draw_batch
+from training.guard.rectifier_batches import RectifierBatch, aimed_at, draw_batch
 from training.guard.rectifier_training import RectifierTraining
 from training.randomness import generator_for
 
@@ -52,46 +52,52 @@ def fit_rectifier(
     Raises:
         DataError: the loss stops being finite.
     """
-    recipe, together = training.recipe, training.together
+    recipe = training.recipe
     bank = perturbations.to(pictures.device)
     iterations = max(1, round(recipe.epochs * _per_epoch(pictures, recipe)))
     resumed = resume_training(checkpoint, training.trained, training.optimizer)
     held = HeldPerturbations(
-        pictures.shape,
-        norm=norm,
-        epsilon=epsilon,
-        seed=seed,
-        kept=resumed.kept.get(HELD),
+        pictures.shape, norm=norm, epsilon=epsilon, seed=seed, kept=resumed.kept.get(HELD),
         device=pictures.device,
-    )
+    )  # fmt: skip
     training.trained.train()
     running = 0.0
     for iteration, positions in orders(pictures, recipe, resumed.done, iterations, seed):
+        generator = generator_for(seed, "rectifier", iteration)
         batch = draw_batch(
-            pictures,
-            positions,
-            bank,
-            recipe=recipe,
-            norm=norm,
-            epsilon=epsilon,
-            generator=generator_for(seed, "rectifier", iteration),
-        )
-        aimed = held.at(iteration)
-        batch = aimed_at(batch, aimed[None], recipe.adversarial_share)
-        value = training.step(batch, rate=recipe.rate(iteration, iterations), held=aimed)
-        check_finite(value, iteration, recipe)
-        if aimed.grad is not None:
-            held.ascend(iteration, aimed.grad)
+            pictures, positions, bank, recipe=recipe, norm=norm, epsilon=epsilon,
+            generator=generator,
+        )  # fmt: skip
+        rate = recipe.rate(iteration, iterations)
+        value = _step(training, batch, held, iteration, rate=rate)
         running = value if iteration == resumed.done else 0.98 * running + 0.02 * value
         done = iteration + 1
         at_checkpoint = done % recipe.checkpoint_every == 0 or done == iterations
-        if checkpoint is not None and at_checkpoint and together.leads:
+        if checkpoint is not None and at_checkpoint and training.together.leads:
             save_training(
                 checkpoint, training.trained, training.optimizer, done=done, kept={HELD: held.state}
             )
         if on_iteration is not None:
             on_iteration(done, iterations, running)
     training.trained.eval()
+
+
+def _step(
+    training: RectifierTraining,
+    batch: RectifierBatch,
+    held: HeldPerturbations,
+    iteration: int,
+    *,
+    rate: float,
+) -> float:
+    """One step of the weights, and of the held perturbation that part of the batch is under."""
+    aimed = held.at(iteration)
+    batch = aimed_at(batch, aimed[None], training.recipe.adversarial_share)
+    value = training.step(batch, rate=rate, held=aimed)
+    check_finite(value, iteration, training.recipe)
+    if aimed.grad is not None:
+        held.ascend(iteration, aimed.grad)
+    return value
 
 
 def check_finite(value: float, iteration: int, recipe: Recipe) -> None:

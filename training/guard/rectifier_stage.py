@@ -89,6 +89,8 @@ def train(request: FitRequest, splits: Splits, out: Path, together: Processes) -
     if joint is not None:
         load_module(out / layout.STATE / JOINT, joint.eval())
     tensors, facts = load_tensors(out / layout.FOUND)
+    # Whoever leads may go on, and remove the state, when all have read it.
+    together.wait()
     return Trained(
         rectifier=rectifier.eval(),
         joint=joint,
