@@ -60,5 +60,7 @@ def log_energy(
         row_bands: averages over V vertical bands, `(V, H)`.
         column_bands: averages over U horizontal bands, `(U, W)`.
     """
-    energies = (rows @ difference @ columns.T).square().mean(dim=1)
+    squares = (rows @ difference @ columns.T).square()
+    # Not `mean`: ReduceMean takes its axes in another form below opset 18, ReduceSum does not.
+    energies = squares.sum(dim=1) / squares.shape[1]
     return 0.5 * torch.log(row_bands @ energies @ column_bands.T + LOG_FLOOR**2)
