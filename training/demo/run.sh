@@ -16,7 +16,7 @@ step "1/6 A classifier in service: LeNet on Fashion-MNIST"
 step "2/6 Fit the guard: craft perturbations, train rectifier and detector"
 "$PYTHON" -m training fit --target training/demo/lenet.py:lenet --weights "$WEIGHTS" \
   --images fashion-mnist --test-images fashion-mnist --epsilon 0.15 --norm linf \
-  --seed "$SEED" --out "$OUT/guard"
+  --rounds 12 --seed "$SEED" --out "$OUT/guard"
 
 step "3/6 Export one graph"
 "$PYTHON" -m export guard "$OUT/guard" --out "$OUT/guarded"
