@@ -134,7 +134,7 @@ SHARED_OUT_ROUNDS = Tolerance(
     5e-3, 5e-4, "SHARED_OUT_JOINT's, which attacks on either guard magnify again: trained on both"
 )
 SHARED_OUT_FOUND = Tolerance(
-    0.0, 5e-2, "two rounds' attacks in l2 on guards that differ by SHARED_OUT_ROUNDS; values of 0.5"
+    0.0, 5e-2, "attacks in l2 on guards that differ by SHARED_OUT_JOINT; values of 0.5"
 )
 SHARED_OUT_COUNTS = Tolerance(
     0.0, 0.051, "four of 80 pictures at the boundary of a label or a flag"

@@ -64,13 +64,19 @@ def test_the_paper_architecture_has_the_papers_layers() -> None:
 
 
 def test_the_cost_at_224_is_the_stated_one() -> None:
-    compact = CompactRectifier(3, factor=4, width=48, blocks=5)
+    compact = CompactRectifier(3, factor=4, width=32, blocks=3)
     assert _multiply_accumulates(PaperRectifier(3), side=224) / 1e9 == pytest.approx(
         19.07, abs=5e-3
     )
-    assert _multiply_accumulates(compact, side=224) / 1e9 == pytest.approx(0.78, abs=5e-3)
+    assert _multiply_accumulates(compact, side=224) / 1e9 == pytest.approx(0.26, abs=5e-3)
     spec = default_spec(3, 224, 224)
-    assert (spec.architecture, spec.factor, spec.width, spec.blocks) == ("compact", 4, 48, 5)
+    assert (spec.architecture, spec.factor, spec.width, spec.blocks) == ("compact", 4, 32, 3)
+
+
+def test_the_cost_at_32_is_the_stated_one() -> None:
+    spec = default_spec(3, 32, 32)
+    compact = CompactRectifier(3, factor=spec.factor, width=spec.width, blocks=spec.blocks)
+    assert _multiply_accumulates(compact, side=32) / 1e6 == pytest.approx(8.6, abs=0.05)
 
 
 def test_small_pictures_keep_their_resolution() -> None:

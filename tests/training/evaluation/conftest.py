@@ -6,13 +6,9 @@ from typing import Any
 
 import pytest
 
-from prn_guard.nn.guarded import GuardedClassifier
-from tests.training.small import NAMES, SHAPE
 from tests.training.tiny_guard import Workplace
-from training.datasets import Pictures, load_pictures
 from training.evaluation import adaptive
 from training.evaluation.evaluate import evaluate_guard
-from training.guard.folder import load_guard
 
 
 def make_attacks_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,16 +19,6 @@ def make_attacks_short(monkeypatch: pytest.MonkeyPatch) -> None:
 class Evaluation:
     out: Path
     metrics: dict[str, Any]
-
-
-@pytest.fixture
-def guarded(guard_folder: Path) -> GuardedClassifier:
-    return load_guard(guard_folder)[0]
-
-
-@pytest.fixture(scope="session")
-def test_set(work: Workplace) -> Pictures:
-    return load_pictures(str(work.images), split="test", size=SHAPE, class_count=len(NAMES))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ OURS = replace(
 )  # fmt: skip
 # Perturbations aimed at the guard reach pictures of either of two processes.
 JOINT = replace(OURS, learning_rate=0.003, detection=1.0, adversarial_share=0.75)
-ROUNDS = replace(JOINT, adversarial_share=0.4, rounds=2, round_iterations=4, attack_steps=3)
+ROUNDS = replace(JOINT, adversarial_share=0.4, rounds=1, round_iterations=4, attack_steps=3)
 CASES: Final[dict[str, tuple[Recipe, Norm, float]]] = {
     "paper": (PAPER, "linf", 0.15),
     "ours": (OURS, "linf", 0.15),

@@ -310,7 +310,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_fit_goes_on(
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:
     assert rectifier_spec(work.request(architecture="paper")).architecture == "paper"
     compact = rectifier_spec(work.request())
-    assert compact == RectifierSpec(channels=1, factor=1, width=16, blocks=4)
+    assert compact == RectifierSpec(channels=1, factor=1, width=12, blocks=3)
 
 
 @pytest.mark.usefixtures("_quick_work")

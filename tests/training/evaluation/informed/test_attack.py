@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_guard.errors import DataError, InvalidArgumentError
-from prn_guard.nn.detector import Detector
+from prn_guard.nn.detector import DetectorSpec, build_detector
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import BALL, FIGURE, assert_close
 from tests.training.small import pictures, trained_target
@@ -173,7 +173,9 @@ def test_another_request_is_refused_or_starts_anew(attack: Attack, tmp_path: Pat
 
 def _no_defense() -> GuardedClassifier:
     """The rectifier changes nothing, and nothing is flagged."""
-    guarded = GuardedClassifier(trained_target(), nn.Identity(), Detector(12, 12, pool=1))
+    guarded = GuardedClassifier(
+        trained_target(), nn.Identity(), build_detector(DetectorSpec(), 12, 12)
+    )
     guarded.detector.threshold.fill_(torch.inf)
     return guarded
 
