@@ -120,7 +120,7 @@ def test_a_gates_gradient_sees_the_detector(
     with_detector = gradient()
     forward = guarded.detector.forward
     monkeypatch.setattr(guarded.detector, "forward", lambda removed: forward(removed.detach()))
-    assert float((gradient() - with_detector).norm()) > 0.01 * float(with_detector.norm())
+    assert float((gradient() - with_detector).norm()) > 1e-3 * float(with_detector.norm())
 
 
 @torch.no_grad()
@@ -156,19 +156,13 @@ def test_a_gate_that_is_decided_is_the_guard_and_has_a_gradient(
 
 @pytest.mark.parametrize("name", list(ALL_SURROGATES))
 def test_mixed_precision_rounds_rectifier_and_target_and_not_the_detector(
-    guarded: GuardedClassifier, images: Tensor, monkeypatch: pytest.MonkeyPatch, name: str
+    guarded: GuardedClassifier, images: Tensor, name: str
 ) -> None:
     kinds: dict[str, torch.dtype] = {}
     first = guarded.target.classifier[0]
     first.register_forward_hook(lambda *given: kinds.update(target=given[2].dtype))
-    read = guarded.detector.features
-
-    def noting(difference: Tensor) -> Tensor:
-        features = read(difference)
-        kinds["detector"] = features.dtype
-        return features
-
-    monkeypatch.setattr(guarded.detector, "features", noting)
+    features = guarded.detector.features
+    features.register_forward_hook(lambda *given: kinds.update(detector=given[2].dtype))
     plain = ALL_SURROGATES[name](guarded)
     found = in_precision(plain, "bfloat16")(images)
     assert kinds.pop("target") == torch.bfloat16
