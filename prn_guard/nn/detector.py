@@ -25,6 +25,8 @@ from prn_guard.nn.frequency_bands import (
 
 Kernel = Literal["linear", "rbf"]
 FeatureForm = Literal["plane", "bands", "energy"]
+Edges = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of vertical and of horizontal bands."""
 
 FULL_PLANE: Final = 32
 """Feature planes are pooled down to about this many cells a side."""
@@ -109,19 +111,9 @@ class LogDctFeatures(nn.Module):
     row_bands: Tensor | None
     column_bands: Tensor | None
 
-    def __init__(
-        self, height: int, width: int, edges: tuple[tuple[int, ...], tuple[int, ...]] | None
-    ) -> None:
+    def __init__(self, height: int, width: int, edges: Edges | None) -> None:
         super().__init__()
-        self.count = height * width
-        bands: tuple[Tensor | None, Tensor | None] = (None, None)
-        if edges is not None:
-            self.count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
-            bands = averaging_matrix(edges[0], height), averaging_matrix(edges[1], width)
-        self.register_buffer("rows", dct_matrix(height), persistent=False)
-        self.register_buffer("columns", dct_matrix(width), persistent=False)
-        self.register_buffer("row_bands", bands[0], persistent=False)
-        self.register_buffer("column_bands", bands[1], persistent=False)
+        self.count = _register_matrices(self, height, width, edges)
 
     def forward(self, difference: Tensor) -> Tensor:
         """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
@@ -149,11 +141,7 @@ class LogEnergyFeatures(nn.Module):
     def __init__(self, height: int, width: int, bands: int) -> None:
         super().__init__()
         edges = even_edges(height, bands), even_edges(width, bands)
-        self.count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
-        self.register_buffer("rows", dct_matrix(height), persistent=False)
-        self.register_buffer("columns", dct_matrix(width), persistent=False)
-        self.register_buffer("row_bands", averaging_matrix(edges[0], height), persistent=False)
-        self.register_buffer("column_bands", averaging_matrix(edges[1], width), persistent=False)
+        self.count = _register_matrices(self, height, width, edges)
 
     def forward(self, difference: Tensor) -> Tensor:
         """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
@@ -162,6 +150,20 @@ class LogEnergyFeatures(nn.Module):
 
 
 Features = LogDctFeatures | LogEnergyFeatures
+
+
+def _register_matrices(module: nn.Module, height: int, width: int, edges: Edges | None) -> int:
+    """Give `module` the matrices of the transform and of its bands; returns the feature count."""
+    bands: tuple[Tensor | None, Tensor | None] = (None, None)
+    count = height * width
+    if edges is not None:
+        count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
+        bands = averaging_matrix(edges[0], height), averaging_matrix(edges[1], width)
+    module.register_buffer("rows", dct_matrix(height), persistent=False)
+    module.register_buffer("columns", dct_matrix(width), persistent=False)
+    module.register_buffer("row_bands", bands[0], persistent=False)
+    module.register_buffer("column_bands", bands[1], persistent=False)
+    return count
 
 
 @final

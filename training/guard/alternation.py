@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from prn_guard.nn.guarded import GuardedClassifier
+from training.attacks.fooling import predict
 from training.attacks.norms import Norm
 from training.checkpoint import resume_training, save_training
-from training.datasets import Pictures, batch_for
-from training.guard.augmentation import draw_variation, varied
+from training.datasets import Pictures
+from training.guard.augmentation import vary
 from training.guard.fit_detector import scores
 from training.guard.fit_rectifier import check_finite, orders
 from training.guard.guard_attack import PER_ROUND, GuardAttack, agreement
@@ -42,7 +43,6 @@ OLDEST_WEIGHT: Final = 0.3
 """Of the first perturbation found, beside 1 of the last."""
 LEAST_WEIGHT: Final = 0.1
 """Of a perturbation that did no harm."""
-BATCH: Final = 250
 FOUND: Final = "found"
 
 
@@ -141,8 +141,9 @@ class Rounds:
         )
         end = resumed.facts.get("end", recipe.rounds)
         number = resumed.done
+        labels = predict(training.target, self.judging)
         while number < end:
-            self._attack(state, number)
+            self._attack(state, number, labels)
             self._train(state, number, end)
             number += 1
             # Asked of one: where counts differ by a rounding, the others would wait for ever.
@@ -158,7 +159,7 @@ class Rounds:
         training.trained.eval()
         return state
 
-    def _attack(self, state: Alternation, number: int) -> None:
+    def _attack(self, state: Alternation, number: int, labels: Tensor) -> None:
         """Attack the guard as it stands; every process ends with what the leading one found."""
         training = self.training
         training.trained.eval()
@@ -174,9 +175,7 @@ class Rounds:
         for which in range(PER_ROUND):
             name, found = attack.run(guarded, PER_ROUND * number + which)
             training.together.hear([found])
-            kept, flagged = agreement(
-                guarded, self.judging, found, batch_for(self.judging.shape, BATCH)
-            )
+            kept, flagged = agreement(guarded, self.judging, labels, found)
             state.attempts.append(Attempt(round=number, attack=name, kept=kept, flagged=flagged))
             state.found = torch.cat([state.found, found[None]])
 
@@ -218,6 +217,4 @@ class Rounds:
         """Those of `found` that were chosen, varied where the recipe varies the bank."""
         if not self.training.recipe.augmented:
             return state.found[chosen]
-        height, width = self.pictures.shape[1:]
-        variation = draw_variation(len(chosen), len(state.found), (height, width), generator)
-        return varied(state.found, chosen, variation, norm=self.norm, epsilon=self.epsilon)
+        return vary(state.found, chosen, generator, norm=self.norm, epsilon=self.epsilon)

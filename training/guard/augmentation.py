@@ -101,6 +101,19 @@ def varied(
     return shifted(perturbations, variation.offsets) * factors[:, None, None, None]
 
 
+def vary(
+    bank: Tensor, chosen: Tensor, generator: torch.Generator, *, norm: Norm, epsilon: float
+) -> Tensor:
+    """Draw how members of a bank are varied, and vary them; arguments as of `varied`.
+
+    Returns:
+        `(B, C, H, W)`, in the ball of 1.25 times the radius, on the device of `bank`.
+    """
+    height, width = bank.shape[2:]
+    variation = draw_variation(len(chosen), len(bank), (height, width), generator)
+    return varied(bank, chosen, variation, norm=norm, epsilon=epsilon)
+
+
 def mixtures(
     first: Tensor, second: Tensor, shares: Tensor, *, norm: Norm, epsilon: float
 ) -> Tensor:

@@ -56,10 +56,12 @@ def fit_rectifier(
     bank = perturbations.to(pictures.device)
     iterations = max(1, round(recipe.epochs * _per_epoch(pictures, recipe)))
     resumed = resume_training(checkpoint, training.trained, training.optimizer)
-    held = HeldPerturbations(
-        pictures.shape, norm=norm, epsilon=epsilon, seed=seed, kept=resumed.kept.get(HELD),
-        device=pictures.device,
-    )  # fmt: skip
+    held = None
+    if recipe.adversarial_share:
+        held = HeldPerturbations(
+            pictures.shape, norm=norm, epsilon=epsilon, seed=seed, kept=resumed.kept.get(HELD),
+            device=pictures.device,
+        )  # fmt: skip
     training.trained.train()
     running = 0.0
     for iteration, positions in orders(pictures, recipe, resumed.done, iterations, seed):
@@ -74,9 +76,8 @@ def fit_rectifier(
         done = iteration + 1
         at_checkpoint = done % recipe.checkpoint_every == 0 or done == iterations
         if checkpoint is not None and at_checkpoint and training.together.leads:
-            save_training(
-                checkpoint, training.trained, training.optimizer, done=done, kept={HELD: held.state}
-            )
+            kept = {} if held is None else {HELD: held.state}
+            save_training(checkpoint, training.trained, training.optimizer, done=done, kept=kept)
         if on_iteration is not None:
             on_iteration(done, iterations, running)
     training.trained.eval()
@@ -85,17 +86,19 @@ def fit_rectifier(
 def _step(
     training: RectifierTraining,
     batch: RectifierBatch,
-    held: HeldPerturbations,
+    held: HeldPerturbations | None,
     iteration: int,
     *,
     rate: float,
 ) -> float:
     """One step of the weights, and of the held perturbation that part of the batch is under."""
-    aimed = held.at(iteration)
-    batch = aimed_at(batch, aimed[None], training.recipe.adversarial_share)
+    aimed = None
+    if held is not None:
+        aimed = held.at(iteration)
+        batch = aimed_at(batch, aimed[None], training.recipe.adversarial_share)
     value = training.step(batch, rate=rate, held=aimed)
     check_finite(value, iteration, training.recipe)
-    if aimed.grad is not None:
+    if held is not None and aimed is not None and aimed.grad is not None:
         held.ascend(iteration, aimed.grad)
     return value
 

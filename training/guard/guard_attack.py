@@ -30,6 +30,7 @@ FROM_THE_BANK: Final = 3
 BATCH: Final = 32
 LENGTHS: Final = (1.0, 2.0, 0.5)
 """Of the attacks of successive rounds, in the steps of the recipe."""
+JUDGED_AT_ONCE: Final = 250
 EVASION: Final = 2.0
 """Weight of a unit of score above the threshold, beside a mean loss of at most 9."""
 
@@ -102,20 +103,20 @@ class GuardAttack:
 
 @torch.no_grad()
 def agreement(
-    guarded: GuardedClassifier, pictures: Pictures, perturbation: Tensor, batch: int
+    guarded: GuardedClassifier, pictures: Pictures, labels: Tensor, perturbation: Tensor
 ) -> tuple[float, float]:
     """Share of pictures that keep the target's clean label under the guard, and share flagged.
 
     Args:
         guarded: the guard.
         pictures: to judge by.
-        perturbation: `(C, H, W)`, on their device.
-        batch: pictures at once.
+        labels: what the target says of them when clean, `(N,)` int64 on the CPU.
+        perturbation: `(C, H, W)`, on the device of the pictures.
     """
     kept = flagged = 0
+    batch = batch_for(pictures.shape, JUDGED_AT_ONCE)
     for positions in torch.split(torch.arange(len(pictures)), batch):
-        images = pictures.batch(positions)
-        answer = guarded(perturb(images, perturbation))
-        kept += int((answer.label == guarded.target(images).argmax(dim=1)).sum())
+        answer = guarded(perturb(pictures.batch(positions), perturbation))
+        kept += int((answer.label.cpu() == labels[positions]).sum())
         flagged += int(answer.flagged.sum())
     return kept / len(pictures), flagged / len(pictures)

@@ -68,18 +68,20 @@ class JointDetector(nn.Module):
 
     def forward(self, difference: Tensor) -> Tensor:
         """Scores `(B,)` of `difference = x - R(x)`, `(B, C, H, W)` float32."""
-        features = cast("Tensor", self.features(difference))
+        return self.score(cast("Tensor", self.features(difference)))
+
+    def score(self, features: Tensor) -> Tensor:
+        """Scores `(B,)` of features `(B, F)`."""
         return (features - self.means) / self._scale() @ F.softplus(self.free) + self.bias
 
     @torch.no_grad()
-    def follow(self, difference: Tensor, together: Processes) -> None:
+    def follow(self, features: Tensor, together: Processes) -> None:
         """Move the running means towards the features of a mini-batch of all processes.
 
         Args:
-            difference: this process's share, `(B, C, H, W)` float32.
+            features: this process's share, `(B, F)` float32.
             together: the processes.
         """
-        features = cast("Tensor", self.features(difference.detach()))
         mean, square = features.mean(dim=0), features.square().mean(dim=0)
         together.average([mean, square])
         share = MOMENTUM if bool(self.seen) else 1.0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.attacks.norms import Norm, perturb
 from training.datasets import Pictures
-from training.guard.augmentation import draw_variation, varied
+from training.guard.augmentation import vary
 from training.guard.recipe import Recipe
 from training.processes import Processes
 
@@ -68,9 +68,7 @@ def draw_batch(
     is_perturbed, chosen = _drawn(len(clean), len(bank), recipe.perturbed_share, generator)
     chosen = chosen[is_perturbed]
     if recipe.augmented:
-        height, width = clean.shape[2:]
-        variation = draw_variation(len(chosen), len(bank), (height, width), generator)
-        added = varied(bank, chosen, variation, norm=norm, epsilon=epsilon)
+        added = vary(bank, chosen, generator, norm=norm, epsilon=epsilon)
     else:
         added = bank[chosen]
     seen = clean.clone()

@@ -55,9 +55,9 @@ def rectifier_loss(
     if recipe.pixels:
         loss = loss + recipe.pixels * squared_change(rectified.float(), batch.clean).mean()
     if joint is not None:
-        difference = batch.seen - rectified.float()
-        joint.follow(difference, together or Processes())
-        found = detection_loss(joint(difference), batch.is_perturbed)
+        features = joint.features(batch.seen - rectified.float())
+        joint.follow(features, together or Processes())
+        found = detection_loss(joint.score(features), batch.is_perturbed)
         loss = loss + recipe.detection * found
     return loss
 

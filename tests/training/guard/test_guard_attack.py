@@ -12,7 +12,9 @@ from prn_guard.nn.detector import Detector
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import BALL, FIGURE, assert_close
 from tests.training.small import SHAPE, everything, pictures, trained_target
+from training.attacks.fooling import predict
 from training.attacks.norms import Norm, norm_of
+from training.datasets import Pictures
 from training.guard import guard_attack
 from training.guard.guard_attack import EVASION, GuardAttack, agreement
 from training.guard.joint_detector import JointDetector
@@ -34,7 +36,7 @@ def _guard(*, threshold: float = 0.0) -> GuardedClassifier:
     joint = JointDetector(*SHAPE[1:])
     with torch.no_grad():
         clean = everything(pictures(64, seed=3))
-        joint.follow(clean - _Blur()(clean), Processes())
+        joint.follow(joint.features(clean - _Blur()(clean)), Processes())
     detector: Detector = joint.detector()
     detector.threshold.fill_(threshold)
     return GuardedClassifier(trained_target(), _Blur(), detector).eval()
@@ -42,6 +44,12 @@ def _guard(*, threshold: float = 0.0) -> GuardedClassifier:
 
 def _bank() -> Tensor:
     return 0.1 * torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1)).sign()
+
+
+def _agreement(
+    guarded: GuardedClassifier, judging: Pictures, perturbation: Tensor
+) -> tuple[float, float]:
+    return agreement(guarded, judging, predict(guarded.target, judging), perturbation)
 
 
 def _attack(*, norm: Norm = "linf", epsilon: float = EPSILON, seed: int = 0) -> GuardAttack:
@@ -131,10 +139,10 @@ def test_attacks_lower_the_agreement_far_below_that_of_their_starts() -> None:
     for threshold, numbers in ((1e9, (0, 3)), (-1e9, (3, 7))):
         guarded = _guard(threshold=threshold)
         noise = EPSILON * torch.randn(SHAPE, generator=torch.Generator().manual_seed(4)).sign()
-        before, flagged = agreement(guarded, judging, noise, 64)
+        before, flagged = _agreement(guarded, judging, noise)
         assert flagged == (threshold < 0)
         for number in numbers:
-            after, _ = agreement(guarded, judging, _attack().run(guarded, number)[1], 64)
+            after, _ = _agreement(guarded, judging, _attack().run(guarded, number)[1])
             assert after < before - 0.2, number
 
 
@@ -145,9 +153,9 @@ def test_the_evading_attack_is_flagged_less_than_the_same_without_evasion(
     clean = everything(judging)
     scores = guarded.detector(clean - guarded.rectifier(clean))
     guarded.detector.threshold.copy_(scores.quantile(0.9))
-    evaded = agreement(guarded, judging, _attack().run(guarded, 0)[1], 64)
+    evaded = _agreement(guarded, judging, _attack().run(guarded, 0)[1])
     monkeypatch.setattr(guard_attack, "EVASION", 0.0)
-    straight = agreement(guarded, judging, _attack().run(guarded, 0)[1], 64)
+    straight = _agreement(guarded, judging, _attack().run(guarded, 0)[1])
     assert evaded[1] < straight[1] - 0.2
 
 
@@ -187,7 +195,7 @@ def test_agreement_is_counted_over_all_batches_with_the_bare_clean_label() -> No
     bare, rectified = guarded.target(seen).argmax(1), guarded.target(seen - removed).argmax(1)
     labels = torch.where(over, rectified, bare)
     kept = (labels == guarded.target(images).argmax(1)).double().mean()
-    found = agreement(guarded, judging, perturbation, 32)
+    found = _agreement(guarded, judging, perturbation)
     assert_close(found, [float(kept), float(over.double().mean())], FIGURE)
     assert 0.2 < found[1] < 0.8
     assert found[0] < 1

@@ -26,7 +26,7 @@ def _trained(*, seed: int = 0) -> JointDetector:
     """One that has seen three mini-batches, with weights from nearly 0 to 3."""
     joint, generator = JointDetector(HEIGHT, WIDTH), torch.Generator().manual_seed(seed)
     for number in range(3):
-        joint.follow(_differences(20, seed=number), Processes())
+        joint.follow(joint.features(_differences(20, seed=number)), Processes())
     with torch.no_grad():
         joint.free.copy_(3 * torch.randn(joint.free.shape, generator=generator))
         joint.bias.fill_(-0.7)
@@ -49,7 +49,7 @@ def test_running_means_follow_each_mini_batch_by_a_twentieth() -> None:
     seen = []
     for number, size in enumerate((0.05, 0.002, 0.3)):
         differences = _differences(16, seed=number, size=size)
-        joint.follow(differences, Processes())
+        joint.follow(joint.features(differences), Processes())
         seen.append(dct.energy_features(differences, EDGES))
         means, squares = joint_detector.running_means(seen)
         assert_close(joint.means, means, RUNNING_MEAN)
@@ -83,7 +83,7 @@ def test_its_copy_scores_the_same_and_is_apart_from_it() -> None:
 
 def test_a_feature_that_never_varies_is_not_magnified_without_bound() -> None:
     joint = JointDetector(HEIGHT, WIDTH)
-    joint.follow(torch.zeros(8, 3, HEIGHT, WIDTH), Processes())
+    joint.follow(joint.features(torch.zeros(8, 3, HEIGHT, WIDTH)), Processes())
     with torch.no_grad():
         assert bool(joint(torch.zeros(2, 3, HEIGHT, WIDTH)).abs().max() < 0.1)
     assert float(joint.detector().scale.min()) >= 1e-3 * (1 - 1e-6)

@@ -105,7 +105,8 @@ def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
     recipe = replace(PLAIN, detection=3.0, precision=precision)
     joint = JointDetector(*SHAPE[1:])
-    joint.follow(0.3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(3)), ALONE)
+    other = 0.3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(3))
+    joint.follow(joint.features(other), ALONE)
     expected_means = [joint.means.clone(), joint.squares.clone()]
     with torch.no_grad():
         bare = rectifier_loss(rectifier, target, batch, recipe=recipe)
