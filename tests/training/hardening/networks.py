@@ -1,8 +1,9 @@
 """Networks with and without what changes in training, and trainings of a handful of steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -97,3 +98,12 @@ def first_batch(of: Trainer) -> tuple[Tensor, Tensor]:
     """The first mini-batch, and the network in training mode."""
     steps: Iterator[tuple[Tensor, Tensor]] = of.minibatches()
     return next(steps)
+
+
+Make = Callable[[], Target]
+NETWORKS = pytest.mark.parametrize("make", [changing, unchanging])
+
+
+def mean_of(total: Tensor, count: int) -> Tensor:
+    """A fifth of the mean: how the penalties of the tests are weighed."""
+    return 0.2 * total / count

@@ -1,30 +1,20 @@
 """Cross-entropies in bfloat16, penalties in float32."""
 
-from collections.abc import Callable
-
-import pytest
 import torch
 from torch import Tensor
 
-from prn_guard.nn.target import Target
 from tests.tolerances import BFLOAT16, assert_close
 from tests.training.hardening.networks import (
     changing,
     first_batch,
     linear,
+    mean_of,
     trainer,
     unchanging,
     vector,
 )
 from training.hardening.jacobian import penalty_along
 from training.hardening.plain import fine_tune
-
-Make = Callable[[], Target]
-NETWORKS = pytest.mark.parametrize("make", [changing, unchanging])
-
-
-def _mean(total: Tensor, count: int) -> Tensor:
-    return 0.2 * total / count
 
 
 def test_bfloat16_is_for_cross_entropies_alone_and_stays_near_float32() -> None:
@@ -48,7 +38,7 @@ def test_bfloat16_is_for_cross_entropies_alone_and_stays_near_float32() -> None:
     assert_close(logits.detach(), exact.logits(images).detach(), BFLOAT16)
     before = vector(target)
     layers.clear()
-    training.descend_penalised(images, labels, images, penalty, _mean)
+    training.descend_penalised(images, labels, images, penalty, mean_of)
     assert kinds == [torch.float32]
     assert layers == [torch.float32, torch.bfloat16]
     assert all(weight.dtype == torch.float32 for weight in target.parameters())
@@ -62,7 +52,7 @@ def test_a_network_without_modes_is_run_in_bfloat16_too_where_that_is_asked() ->
     training = trainer(target, mixed_precision=True)
     images, labels = first_batch(training)
     layers.clear()
-    training.descend_penalised(images, labels, images, penalty_along(training, 1), _mean)
+    training.descend_penalised(images, labels, images, penalty_along(training, 1), mean_of)
     assert layers == [torch.float32, torch.bfloat16]
 
 

@@ -1,6 +1,5 @@
 """Steps, penalties, rates and what is left alone, in the loop that all methods share."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,11 +13,14 @@ from prn_guard.nn.target import Target
 from tests.tolerances import LOGIT, PENALISED_STEP, WEIGHT_STEPS, assert_close
 from tests.training.hardening.networks import (
     BATCH,
+    NETWORKS,
+    Make,
     ball,
     changing,
     equal_states,
     first_batch,
     linear,
+    mean_of,
     recipe,
     state,
     trainer,
@@ -32,13 +34,6 @@ from training.hardening.jacobian import jacobian_regularisation, penalty_along
 from training.hardening.jacobian_post_processing import jacobian_post_processing
 from training.hardening.plain import fine_tune
 from training.hardening.trainer import Penalty, Trainer, Weigh
-
-Make = Callable[[], Target]
-NETWORKS = pytest.mark.parametrize("make", [changing, unchanging])
-
-
-def _mean(total: Tensor, count: int) -> Tensor:
-    return 0.2 * total / count
 
 
 def _root(total: Tensor, _: int) -> Tensor:
@@ -67,7 +62,7 @@ def _penalised_step(
 
 
 @NETWORKS
-@pytest.mark.parametrize("weigh", [_mean, _root])
+@pytest.mark.parametrize("weigh", [mean_of, _root])
 @pytest.mark.parametrize("size", [1, 3, 8, 100])
 def test_a_penalty_in_parts_is_the_penalty_of_the_whole(
     make: Make, weigh: Weigh, size: int
@@ -77,7 +72,7 @@ def test_a_penalty_in_parts_is_the_penalty_of_the_whole(
     )
 
 
-@pytest.mark.parametrize("weigh", [_mean, _root])
+@pytest.mark.parametrize("weigh", [mean_of, _root])
 @pytest.mark.parametrize("penalty", [None, squared_input_gradients])
 def test_one_pass_for_both_terms_is_as_good_as_two(weigh: Weigh, penalty: Penalty | None) -> None:
     passes: list[int] = []
@@ -95,7 +90,7 @@ def test_one_pass_for_both_terms_is_as_good_as_two(weigh: Weigh, penalty: Penalt
 
 
 @NETWORKS
-@pytest.mark.parametrize("weigh", [_mean, _root])
+@pytest.mark.parametrize("weigh", [mean_of, _root])
 def test_a_penalised_step_is_that_of_the_written_out_loss(make: Make, weigh: Weigh) -> None:
     """In float64, with the penalty by `torch.func` and the cross-entropy in training mode."""
     training = trainer(make())
@@ -139,7 +134,7 @@ def test_a_penalty_is_each_pictures_own_and_of_the_network_as_deployed() -> None
     before = state(training.target)
     for seed in (1, 2):
         mixed = torch.cat([images[:1], everything(pictures(BATCH - 1, seed=seed))])
-        training._add_gradient(mixed, labels, penalty, _mean, BATCH)
+        training._add_gradient(mixed, labels, penalty, mean_of, BATCH)
         assert equal_states(before, state(training.target))  # no batch statistics were taken
         assert training.target.classifier.training
     assert_close(values[0][:1], values[1][:1], LOGIT)
