@@ -1,77 +1,25 @@
 """Perturbations made elsewhere: what is taken, and what is refused with which advice."""
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy.io import savemat
-from torch import nn
 
 from prn_guard.errors import DataError, InvalidArgumentError
-from tests.tolerances import RESCALED, assert_close
 from tests.training.perturbations.matlab import save_as_matlab_7_3
+from tests.training.perturbations.written import SHAPE, WRITERS, Array, write_hdf5
 from training.attacks.norms import Norm
 from training.perturbations import perturbation_files
 from training.perturbations.loading import check_inside, load_perturbations
 
-SHAPE = (3, 10, 12)
 DATA = Path(os.environ.get("PRN_GUARD_DATA", Path(__file__).parents[4] / "shared" / "data"))
 PUBLISHED = sorted((DATA / "perturbations").glob("*.pth"))
-Array = NDArray[np.float32]
-
-
-@pytest.fixture
-def stack() -> Array:
-    values = np.random.default_rng(0).uniform(-0.1, 0.1, (2, *SHAPE))
-    return values.astype(np.float32)
-
-
-def _safetensors(path: Path, array: Array) -> None:
-    save_file({"any name": torch.from_numpy(array)}, path)
-
-
-def _hdf5(path: Path, array: Array, name: str = "deep/inside/r") -> None:
-    with h5py.File(path, "w") as file:
-        file.create_dataset(name, data=array, compression="gzip", chunks=True)
-        file.attrs["epsilon"] = 10
-        file["a word"] = "text"
-
-
-WRITERS: dict[str, Callable[[Path, Array], None]] = {
-    "one.npy": np.save,
-    "one.NPY": lambda path, array: path.write_bytes(_npy_bytes(array)),
-    "one.npz": lambda path, array: np.savez(path, delta=array),
-    "named.npz": lambda path, array: np.savez(path, perturbations=array, other=np.zeros(3)),
-    "one.safetensors": _safetensors,
-    "one.pt": lambda path, array: torch.save(torch.from_numpy(array), path),
-    "one.pth": lambda path, array: torch.save({"uap": torch.from_numpy(array)}, path),
-    "compressed.npz": lambda path, array: np.savez_compressed(path, delta=array),
-    "two.safetensors": lambda path, array: save_file(
-        {"perturbations": torch.from_numpy(array), "other": torch.zeros(3)}, path
-    ),
-    "one.mat": lambda path, array: savemat(path, {"r": array}),
-    "compressed.mat": lambda path, array: savemat(path, {"r": array}, do_compression=True),
-    "7.3.mat": lambda path, array: save_as_matlab_7_3(path, {"r": array}),
-    "one.h5": _hdf5,
-    "one.hdf5": _hdf5,
-    "big-endian.npy": lambda path, array: np.save(path, array.astype(">f4")),
-    "fortran.npy": lambda path, array: np.save(path, np.asfortranarray(array)),
-    "parameter.pth": lambda path, array: torch.save(nn.Parameter(torch.from_numpy(array)), path),
-}
-
-
-def _npy_bytes(array: Array) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
@@ -170,7 +118,7 @@ SEVERAL: dict[str, Callable[[Path, dict[str, Array]], None]] = {
     "p.npz": lambda path, arrays: np.savez(path, **arrays),
     "p.mat": savemat,
     "7.3.mat": save_as_matlab_7_3,
-    "p.h5": lambda path, arrays: [_hdf5(path, arrays[name], name) for name in arrays],
+    "p.h5": lambda path, arrays: [write_hdf5(path, arrays[name], name) for name in arrays],
     "p.pt": lambda path, arrays: torch.save(
         {name: torch.from_numpy(one) for name, one in arrays.items()}, path
     ),
@@ -209,7 +157,7 @@ def test_an_array_without_a_name_has_no_key(tmp_path: Path, stack: Array, name: 
 
 
 def test_values_of_other_files_are_not_followed(tmp_path: Path, stack: Array) -> None:
-    _hdf5(tmp_path / "other.h5", stack, "r")
+    write_hdf5(tmp_path / "other.h5", stack, "r")
     layout = h5py.VirtualLayout(stack.shape, dtype=stack.dtype)
     layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "r", shape=stack.shape)
     (tmp_path / "raw").write_bytes(stack.tobytes())
@@ -238,86 +186,6 @@ def test_a_tensor_expanded_from_one_value_is_refused(tmp_path: Path) -> None:
     torch.save(torch.full((1,), 0.1).expand(10**9, *SHAPE), tmp_path / "p.pt")
     with pytest.raises(DataError, match="unpacks to"):
         load_perturbations(tmp_path / "p.pt", SHAPE)
-
-
-@pytest.mark.parametrize("single", [True, False])
-@pytest.mark.parametrize("name", ["one.npy", "one.mat", "7.3.mat", "one.pth"])
-def test_what_is_stated_is_applied(
-    tmp_path: Path, stack: Array, name: str, *, single: bool
-) -> None:
-    truth = stack[:1] if single else stack
-    given = np.ascontiguousarray(truth.transpose(0, 2, 3, 1)[..., ::-1] * np.float32(255))
-    WRITERS[name](tmp_path / name, given[0] if single else given)
-    found = load_perturbations(tmp_path / name, SHAPE, scale=255, layout="hwc", channel_order="bgr")
-    assert found.is_contiguous()
-    assert_close(found, truth, RESCALED)
-
-
-def test_stating_the_usual_changes_nothing(tmp_path: Path, stack: Array) -> None:
-    np.save(tmp_path / "p.npy", stack)
-    found = load_perturbations(
-        tmp_path / "p.npy", SHAPE, scale=1, layout="chw", channel_order="rgb"
-    )
-    assert np.array_equal(found.numpy(), stack)
-
-
-def test_signed_whole_numbers_are_taken_on_the_0_255_scale(tmp_path: Path) -> None:
-    np.save(tmp_path / "p.npy", np.full(SHAPE, -10, np.int8))
-    found = load_perturbations(tmp_path / "p.npy", SHAPE, scale=255)
-    assert torch.equal(found, torch.full((1, *SHAPE), -10 / 255))
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.full(SHAPE, 10 / 255), "0.03922: it is already on"),
-        (np.stack([np.full(SHAPE, 10.0), np.full(SHAPE, 0.5)]), "is 0.5: it is already on"),
-        (np.full(SHAPE, 256.0), "is 256; .* at most 255"),
-        (np.full(SHAPE, 10, np.uint8), "torch.uint8: unsigned values cannot darken"),
-    ],
-)
-def test_a_scale_that_the_numbers_contradict_is_refused(
-    tmp_path: Path, array: Array, message: str
-) -> None:
-    np.save(tmp_path / "p.npy", array)
-    with pytest.raises(DataError, match=message):
-        load_perturbations(tmp_path / "p.npy", SHAPE, scale=255)
-
-
-def test_channels_first_stated_to_be_last_are_refused(tmp_path: Path, stack: Array) -> None:
-    np.save(tmp_path / "p.npy", stack)
-    with pytest.raises(DataError, match=r"channels first \(CHW\) already: leave out"):
-        load_perturbations(tmp_path / "p.npy", SHAPE, layout="hwc")
-
-
-@pytest.mark.parametrize("layout", ["chw", "hwc", None])
-@pytest.mark.parametrize("name", ["one.npy", "one.mat"])
-def test_a_gray_one_needs_no_channels(
-    tmp_path: Path, stack: Array, name: str, layout: Literal["chw", "hwc"] | None
-) -> None:
-    WRITERS[name](tmp_path / name, stack[0, 0])
-    found = load_perturbations(tmp_path / name, (1, 10, 12), layout=layout)
-    assert np.array_equal(found.numpy(), stack[:1, :1])
-
-
-@pytest.mark.parametrize(
-    ("stated", "message"),
-    [
-        ({"scale": 256}, "scale is 256; expected 1 or 255"),
-        ({"layout": "HWC"}, "layout is 'HWC'"),
-        ({"channel_order": "gbr"}, "channel_order is 'gbr'"),
-    ],
-)
-def test_an_unknown_statement_is_refused(
-    tmp_path: Path, stated: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InvalidArgumentError, match=message):
-        load_perturbations(tmp_path / "p.npy", SHAPE, **stated)
-
-
-def test_gray_has_no_channel_order(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="no order to state"):
-        load_perturbations(tmp_path / "p.npy", (1, 10, 12), channel_order="bgr")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
