@@ -5,10 +5,12 @@ from typing import Any
 from tests.training.small import NAMES, SHAPE
 from tests.training.tiny_guard import EPSILON, Workplace
 from training.datasets import NamedPictures, load_pictures
+from training.hardening.job import MethodOptions
 from training.hardening.recipe import Recipe
 from training.hardening.request import HardeningRequest
 from training.targets import load_target
 
+UAT: dict[str, Any] = {"method": "uat", "options": MethodOptions(rule="adam")}
 RATES: dict[str, Any] = {"epochs": 3, "batch_size": 24, "learning_rate": 0.01}
 
 
@@ -30,3 +32,8 @@ def hardening(work: Workplace, **changes: Any) -> HardeningRequest:
         "seed": 5,
     }
     return HardeningRequest(**usual | changes)
+
+
+def held_for_testing(work: Workplace) -> NamedPictures:
+    """The test pictures, to be given to a request."""
+    return work.request().test

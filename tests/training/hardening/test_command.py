@@ -1,9 +1,8 @@
-"""`harden` from beginning to end: its folder, its record, its refusals, and interruptions."""
+"""`harden` from beginning to end: its folder, its record, and interruptions."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError, TargetError
-from prn_guard.files import write_json
 from prn_guard.nn.target import state_digest
-from tests.training import tiny_onnx
-from tests.training.hardening.requests import hardening
+from tests.training.hardening.requests import UAT, hardening, held_for_testing
 from tests.training.small import everything, trained_target
 from tests.training.tiny_guard import TEST, TRAINING, Workplace, make_fitting_quick
 from training.attacks.fooling import predict
@@ -27,33 +23,10 @@ from training.hardening import command, validation
 from training.hardening import trainer as module
 from training.hardening.command import harden
 from training.hardening.epochs import kept_epoch
-from training.hardening.job import MethodOptions
 from training.perturbations.bank import BankCriteria
 from training.targets import load_target
-from training.targets.options import InputOptions
 
-UAT: dict[str, Any] = {"method": "uat", "options": MethodOptions(rule="adam")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_attacks() -> Iterator[None]:
-    quick = {"steps": 5, "batch_size": 32, "on_step": None}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(command, "FINAL_STEPS", 5)
-        monkeypatch.setattr(validation.measure, "__kwdefaults__", quick)
-        yield
-
-
-@pytest.fixture(scope="module")
-def hardened(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a hardening with test pictures; not to be written to."""
-    out = tmp_path_factory.mktemp("hardened") / "out"
-    harden(dataclasses.replace(hardening(work, **UAT), test=_test_set(work)), out)
-    return out
-
-
-def _test_set(work: Workplace) -> Any:
-    return work.request().test
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 
 def _record(folder: Path) -> Any:
@@ -78,7 +51,7 @@ def test_the_record_is_of_the_request_that_was_claimed(hardened: Path, work: Wor
 
 
 def test_the_figure_before_is_that_of_the_target(hardened: Path, work: Workplace) -> None:
-    test = _test_set(work).pictures
+    test = held_for_testing(work).pictures
     right = (predict(trained_target(), test) == test.labels).double().mean()
     assert _record(hardened)["test"]["before"]["clean"]["value"] == pytest.approx(float(right))
 
@@ -93,7 +66,7 @@ def test_the_weights_are_those_of_the_epoch_that_is_kept(hardened: Path, work: W
     best = record["epochs"][record["kept_epoch"] - 1]
     assert clean == best["clean"]["value"]
     assert best["epoch"] == kept_epoch(record["epochs"])["epoch"]
-    test = _test_set(work).pictures
+    test = held_for_testing(work).pictures
     right = float((predict(target, test) == test.labels).double().mean())
     assert record["test"]["after"]["clean"]["value"] == right
 
@@ -120,7 +93,7 @@ def test_validation_sees_neither_training_nor_test_pictures(
     monkeypatch.setattr(command, "measure", look)
     monkeypatch.setattr(command, "Trainer", make)
     request = hardening(work)
-    test = _test_set(work)
+    test = held_for_testing(work)
     harden(dataclasses.replace(request, test=test), tmp_path / "out")
     training, tested = _rows(trained[0]), _rows(test.pictures)
     assert len(seen) == 6  # both before, three epochs, the test after
@@ -213,7 +186,7 @@ def test_an_interrupted_hardening_ends_with_the_same_bits(
     kind, number = where.split()
     calls: list[int] = []
     out = tmp_path / "out"
-    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    request = dataclasses.replace(hardening(work, **UAT), test=held_for_testing(work))
     with monkeypatch.context() as patch:
         patch.setattr(module, "STEPS_BETWEEN_CHECKPOINTS", 2)
         save, write = module.Trainer._take_step, command.write_json
@@ -232,7 +205,7 @@ def test_an_interrupted_hardening_ends_with_the_same_bits(
         with pytest.raises(_Stopped):
             harden(request, out)
     assert not (out / "hardening.json").exists()
-    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    request = dataclasses.replace(hardening(work, **UAT), test=held_for_testing(work))
     harden(request, out)
     same = "weights.safetensors"
     assert (out / same).read_bytes() == (hardened / same).read_bytes()
@@ -248,81 +221,10 @@ def test_a_finished_hardening_is_not_done_again(
         raise AssertionError
 
     monkeypatch.setattr(command, "train", never)
-    request = dataclasses.replace(hardening(work, **UAT), test=_test_set(work))
+    request = dataclasses.replace(hardening(work, **UAT), test=held_for_testing(work))
     assert harden(request, hardened) == _record(hardened)
     said = "".join(capsys.readouterr())
     assert "holds this very hardening already; nothing to do" in " ".join(said.split())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": 6}, r"another seed \(5 there, 6 now\)"),
-        ({"epsilon": 0.1}, r"another epsilon \(0\.15 there, 0\.1 now\)"),
-        ({"method": "plain", "options": MethodOptions()}, r"another method \(uat there, plain now"),
-        ({"rates": {"learning_rate": 0.02}}, r"another learning_rate \(0\.01 there, 0\.02 now"),
-    ],
-)
-def test_the_folder_of_another_hardening_is_refused(
-    hardened: Path, work: Workplace, changes: dict[str, Any], message: str
-) -> None:
-    request = dataclasses.replace(hardening(work, **UAT | changes), test=_test_set(work))
-    with pytest.raises(InvalidArgumentError, match=f"holds a hardening with {message}"):
-        harden(request, hardened)
-
-
-def test_a_folder_of_other_files_and_a_file_are_refused(work: Workplace, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
-    for out in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(InvalidArgumentError, match=r"exists and holds no hardening"):
-            harden(hardening(work), out)
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-def test_a_damaged_record_is_refused(work: Workplace, tmp_path: Path) -> None:
-    request = hardening(work)
-    write_json(tmp_path / "out" / "request.json", request.fingerprint())
-    write_json(tmp_path / "out" / "hardening.json", [])
-    with pytest.raises(ArtifactError, match="is damaged"):
-        harden(request, tmp_path / "out")
-
-
-def test_an_onnx_target_is_refused_before_anything_is_written(
-    work: Workplace, tmp_path: Path
-) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(tiny_onnx.model().SerializeToString())
-    options = InputOptions(shape=(1, 12, 12), mean=(0.5,), std=(0.25,), pixel_range=1)
-    loaded = load_target(str(path), input_options=options)
-    with pytest.raises(TargetError, match=r"is an ONNX file.*--weights.*python -m training fit"):
-        hardening(work, loaded=loaded)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epsilon": 10.0}, "epsilon is 10"),
-        ({"method": "magic"}, "no hardening method 'magic'"),
-        ({"options": MethodOptions(sigma=0.5)}, "plain has no use for sigma"),
-        ({"method": "shared", "options": MethodOptions(sharedness=5)}, "sharedness is 5"),
-        (
-            {"method": "shared", "options": MethodOptions(sharedness=2, sigma=1.5)},
-            "sigma is 1.5",
-        ),
-        ({"micro_batch": 0}, "micro_batch is 0; expected 1 or more"),
-        ({"micro_batch": 4}, "plain has no penalty that micro_batch could part"),
-    ],
-)
-def test_requests_that_make_no_sense_are_refused(
-    work: Workplace, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InvalidArgumentError, match=message):
-        hardening(work, **changes)
-
-
-def test_too_few_pictures_to_train_on_are_refused(work: Workplace, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="216 pictures to train on, fewer than one mini-batch"):
-        harden(hardening(work, rates={"batch_size": 217}), tmp_path / "out")
 
 
 def test_training_starts_from_the_weights_that_are_given(
