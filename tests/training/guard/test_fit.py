@@ -1,76 +1,29 @@
-"""`fit` from beginning to end, interrupted in every stage, and with targets that misbehave."""
+"""`fit` from beginning to end: what it leaves, what it records, what it was given to see."""
 
-import functools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from prn_guard.errors import ArtifactError, StorageError
 from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import state_digest
 from tests.tolerances import BALL, FIGURE, assert_close
+from tests.training.guard.short_fit import FILES, stop, tensors_of
 from tests.training.small import everything, trained_target
-from tests.training.tiny_guard import EPSILON, SPEC, TEST, TRAINING, Workplace, make_fitting_quick
-from training.attacks import stochastic_gradient
-from training.attacks.engine import Schedule
-from training.checkpoint import load_tensors
+from tests.training.tiny_guard import EPSILON, SPEC, TEST, TRAINING, Workplace
 from training.guard import crafting, rectifier_stage
 from training.guard import fit as module
 from training.guard.fit import fit
 from training.guard.fit_detector import conformal_threshold, scores
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
-from training.guard.guard_attack import PER_ROUND, GuardAttack
-from training.guard.recipe import Recipe, recipe_named
+from training.guard.guard_attack import PER_ROUND
+from training.guard.recipe import recipe_named
 from training.guard.rectifier_stage import rectifier_spec
-from training.guard.request import FitRequest
 from training.guard.splits import split_pictures
-from training.perturbations import search
-from training.perturbations.bank import BankCriteria
 from training.randomness import generator_for
-
-FILES = ("target", "bank", "synthetic", "rectifier", "found", "detector")
-
-
-def _make_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take any perturbation, and write checkpoints often."""
-    make_fitting_quick(monkeypatch)
-    anything = functools.partial(BankCriteria, least_fooling=0.0, most_cosine=1.0)
-    monkeypatch.setattr(crafting, "BankCriteria", anything)
-    monkeypatch.setattr(
-        stochastic_gradient, "Schedule", functools.partial(Schedule, steps=5, travel=20.0)
-    )
-    recipe = Recipe(
-        epochs=4, learning_rate=0.003, checkpoint_every=2, detection=1.0, adversarial_share=0.4,
-        rounds=2, round_iterations=2, attack_steps=3,
-    )  # fmt: skip
-    monkeypatch.setattr(FitRequest, "recipe", lambda _: recipe)
-
-
-@pytest.fixture
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    _make_short(monkeypatch)
-
-
-def _tensors(folder: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
-    return {name: load_tensors(folder / f"{name}.safetensors") for name in FILES}
-
-
-def _assert_same_guard(one: Path, other: Path) -> None:
-    first, second = _tensors(one), _tensors(other)
-    for name in FILES:
-        assert first[name][1] == second[name][1], name
-        assert first[name][0].keys() == second[name][0].keys(), name
-        for key, value in first[name][0].items():
-            assert torch.equal(value, second[name][0][key]), (name, key)
-    records = [read_record(folder).model_copy(update={"seconds": {}}) for folder in (one, other)]
-    assert records[0] == records[1]
 
 
 def test_a_finished_fit_leaves_a_whole_folder(guard_folder: Path, work: Workplace) -> None:
@@ -111,7 +64,7 @@ def test_the_figures_of_the_record_are_those_of_the_modules(
 
 
 def test_the_bank_and_its_extension_stay_in_the_ball(guard_folder: Path) -> None:
-    tensors = _tensors(guard_folder)
+    tensors = tensors_of(guard_folder)
     for name in ("bank", "synthetic"):
         perturbations = tensors[name][0]["perturbations"]
         assert len(perturbations) == 4
@@ -127,7 +80,7 @@ def test_a_finished_fit_is_not_done_twice(
     assert state_digest(request.loaded.target) == record.target_digest
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
     with monkeypatch.context() as patched:
-        patched.setattr(crafting, "craft_bank", _stop)
+        patched.setattr(crafting, "craft_bank", stop)
         assert fit(work.request(), tmp_path / "guard") == record
         after = {path: path.stat().st_mtime_ns for path in (tmp_path / "guard").iterdir()}
         assert after == before
@@ -139,7 +92,7 @@ def test_a_finished_fit_is_not_done_twice(
 @pytest.mark.usefixtures("_short")
 def test_another_seed_gives_another_guard(work: Workplace, tmp_path: Path) -> None:
     records = [fit(work.request(seed=seed), tmp_path / str(seed)) for seed in (0, 1)]
-    one, other = (_tensors(tmp_path / name) for name in "01")
+    one, other = (tensors_of(tmp_path / name) for name in "01")
     assert records[0].threshold != records[1].threshold
     for name in FILES[1:]:
         assert any(not torch.equal(one[name][0][key], other[name][0][key]) for key in one[name][0])
@@ -195,11 +148,11 @@ def test_nothing_is_fitted_on_what_was_held_out(
         watch(name)
     fit(work.request(detector="linear"), tmp_path / "guard")
     found = load_bank(tmp_path / "guard")
-    made = _tensors(tmp_path / "guard")["synthetic"][0]["perturbations"]
+    made = tensors_of(tmp_path / "guard")["synthetic"][0]["perturbations"]
     assert torch.equal(seen["synthesise"][0], found.training)
     trained_on = torch.cat([found.training, made])
     assert torch.equal(seen["fit_rectifier"][2], trained_on)
-    attacks = _tensors(tmp_path / "guard")["found"][0]["perturbations"]
+    attacks = tensors_of(tmp_path / "guard")["found"][0]["perturbations"]
     assert len(attacks) == 2 * PER_ROUND
     assert torch.equal(seen["fit_detector"][3], torch.cat([trained_on, attacks]))
     seed = generator_for(5, "synthetic").initial_seed()
@@ -213,98 +166,6 @@ def test_nothing_is_fitted_on_what_was_held_out(
         ("fit_detector", 2, splits.calibration),
     ):
         assert torch.equal(everything(seen[name][position]), everything(part)), (name, position)
-
-
-def _stop(*_: object, **__: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _stopping_tracker(title: str, after: int) -> Callable[[str], Any]:
-    """`tracked` whose tracker for `title` is stopped by the user at call number `after`."""
-
-    @contextmanager
-    def tracked(given: str) -> Iterator[Callable[..., None]]:
-        calls = iter(range(1, 1000))
-
-        def track(*_: object) -> None:
-            if next(calls) == after and given == title:
-                raise KeyboardInterrupt
-
-        yield track
-
-    return tracked
-
-
-ROUNDS = "Attacking the guard, and training on what is found"
-STAGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "bank, first candidate": lambda patch: patch.setattr(search, "fooling_rate", _stop),
-    "bank, third candidate": lambda patch: patch.setattr(
-        crafting, "tracked", _stopping_tracker("Crafting perturbations", 3)
-    ),
-    "synthetic": lambda patch: patch.setattr(crafting, "synthesise", _stop),
-    "rectifier, iteration 1": lambda patch: patch.setattr(
-        rectifier_stage, "tracked", _stopping_tracker("Training the rectifier", 1)
-    ),
-    "rectifier, iteration 5": lambda patch: patch.setattr(
-        rectifier_stage, "tracked", _stopping_tracker("Training the rectifier", 5)
-    ),
-    "rounds, first": lambda patch: patch.setattr(GuardAttack, "run", _stop),
-    "rounds, second": lambda patch: patch.setattr(
-        rectifier_stage, "tracked", _stopping_tracker(ROUNDS, 1)
-    ),
-    "rounds, done": lambda patch: patch.setattr(
-        rectifier_stage, "tracked", _stopping_tracker(ROUNDS, 2)
-    ),
-    "rectifier, saving": lambda patch: patch.setattr(rectifier_stage, "save_module", _stop),
-    "rectifier, half saved": lambda patch: patch.setattr(rectifier_stage, "save_tensors", _stop),
-    "detector": lambda patch: patch.setattr(module, "calibrate", _stop),
-    "test": lambda patch: patch.setattr(module, "_test_figures", _stop),
-    "record": lambda patch: patch.setattr(module.layout, "write_record", _stop),
-}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(work: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("uninterrupted") / "guard"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        _make_short(monkeypatch)
-        fit(work.request(), folder)
-    return folder
-
-
-@pytest.mark.usefixtures("_short")
-@pytest.mark.parametrize("stage", list(STAGES))
-def test_an_interrupted_fit_ends_with_the_same_guard(
-    work: Workplace, uninterrupted: Path, tmp_path: Path, stage: str
-) -> None:
-    out = tmp_path / "guard"
-    with pytest.MonkeyPatch.context() as patch:
-        STAGES[stage](patch)
-        with pytest.raises(KeyboardInterrupt):
-            fit(work.request(), out)
-    assert not (out / "guard.json").exists()
-    with pytest.raises(ArtifactError, match="holds no finished guard"):
-        load_guard(out)
-    fit(work.request(), out)
-    assert not (out / "state").exists()
-    _assert_same_guard(out, uninterrupted)
-
-
-@pytest.mark.usefixtures("_short")
-def test_a_full_disk_leaves_nothing_half_written_and_the_fit_goes_on(
-    work: Workplace, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> NoReturn:
-        raise OSError(28, "No space left on device")
-
-    out = tmp_path / "guard"
-    with monkeypatch.context() as patched:
-        patched.setattr("training.checkpoint.save_file", full)
-        with pytest.raises(StorageError, match="No space left"):
-            fit(work.request(), out)
-    assert {path.name for path in out.rglob("*")} <= {"request.json", "target.safetensors", "state"}
-    fit(work.request(), out)
-    _assert_same_guard(out, uninterrupted)
 
 
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:
