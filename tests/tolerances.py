@@ -36,6 +36,9 @@ SCALED = Tolerance(
     1e-5, 1e-4, "float32 pixels on a scale of up to 255, there and back: some ulps of 1.5e-5"
 )
 RESCALED = Tolerance(2e-7, 0.0, "a float32 product by 255 and a division: two roundings of 6e-8")
+HALF_SCORE = Tolerance(
+    0.0, 2e-2, "SCORE's, of what a float16 rectifier removes: log energies off by 1e-3 each or less"
+)
 CONVOLUTION = Tolerance(
     1e-4, 1e-5, "float32 convolutions in a row, up to 500 terms each, in another order of summation"
 )

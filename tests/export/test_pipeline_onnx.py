@@ -21,7 +21,7 @@ from tests.export.onnx_exports import (
     open_graph,
 )
 from tests.export.small_classifiers import twin_model
-from tests.tolerances import SCORE, assert_close
+from tests.tolerances import HALF_SCORE, assert_close
 
 pytestmark = pytest.mark.usefixtures("same_front")
 INPUTS: tuple[ClientInput, ...] = ("uint8-nhwc", "same")
@@ -98,6 +98,6 @@ def test_half_precision_is_calibrated_anew_and_says_so(
     full, half = four(client_input, "fp32"), four(client_input, "fp16")
     before, after = full.manifest.detection, half.manifest.detection
     assert after.fitted_threshold == before.threshold != after.threshold
-    assert_close(after.threshold, before.threshold, SCORE)
+    assert_close(after.threshold, before.threshold, HALF_SCORE)
     assert half.manifest.classifier.file_sha256 == full.manifest.classifier.file_sha256
     assert half.manifest.classifier.digest != full.manifest.classifier.digest

@@ -76,3 +76,10 @@ def through_the_middle(of: ArrayPictures, *, seed: int = 0) -> tuple[nn.Module, 
     normal = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
     middle = (everything(of) * normal).sum(dim=(1, 2, 3)).median()
     return linear_classifier(normal, -float(middle)), normal
+
+
+class Mirror(nn.Module):
+    """A rectifier that swaps left and right, so that rectified pictures get other labels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flip(3)

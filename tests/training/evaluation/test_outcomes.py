@@ -5,21 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import SCORE, assert_close
+from tests.training.small import Mirror
 from training.datasets import Pictures
 from training.evaluation import outcomes
 from training.evaluation.outcomes import Answers, answers, as_delivered
 from training.guard.folder import load_bank
-
-
-class Mirror(nn.Module):
-    """A rectifier that swaps left and right, so that rectified pictures get other labels."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flip(3)
 
 
 def _all(pictures: Pictures) -> torch.Tensor:
@@ -51,9 +44,9 @@ def test_answers_are_those_of_the_modules(
     perturbed: bool,
 ) -> None:
     guarded.rectifier = Mirror()
-    guarded.detector.threshold.fill_(np.median(answers(guarded, test_set).scores))
-    monkeypatch.setattr(outcomes, "BATCH", 32)  # the last of three batches is smaller
     perturbation = load_bank(guard_folder).unseen[0] if perturbed else None
+    guarded.detector.threshold.fill_(np.median(answers(guarded, test_set, perturbation).scores))
+    monkeypatch.setattr(outcomes, "BATCH", 32)  # the last of three batches is smaller
     found = answers(guarded, test_set, perturbation)
     seen = as_delivered(_all(test_set), perturbation)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prn_guard.nn.guarded import GuardedClassifier
 from tests.tolerances import SLOPE, SURROGATE, assert_close
+from tests.training.small import Mirror
 from training.attacks.norms import perturb
 from training.datasets import Pictures
 from training.guard.folder import load_bank
@@ -51,7 +52,8 @@ def test_through_the_rectifier(guarded: GuardedClassifier, images: Tensor) -> No
 @torch.no_grad()
 def test_both_branches_mean_their_probabilities(guarded: GuardedClassifier, images: Tensor) -> None:
     for value in guarded.target.classifier[-1].parameters():
-        value.mul_(0.1)  # less sure, so that the two branches differ
+        value.mul_(0.1)  # less sure, so that the mean is neither of the two branches
+    guarded.rectifier = Mirror()
     found = SURROGATES["both branches"](guarded)(images)
     bare = _probabilities(guarded.target(images))
     rectified = _probabilities(guarded.target(guarded.rectifier(images)))
@@ -129,7 +131,8 @@ def test_the_expected_guard_weighs_probabilities_by_a_sigmoid(
     guarded: GuardedClassifier, images: Tensor, width: float
 ) -> None:
     for value in guarded.target.classifier[-1].parameters():
-        value.mul_(0.1)  # less sure, so that the two branches differ
+        value.mul_(0.1)  # less sure, so that the mean is neither of the two branches
+    guarded.rectifier = Mirror()
     rectified = guarded.rectifier(images)
     gap = (guarded.detector(images - rectified) - guarded.detector.threshold).double().numpy()
     share = (1 / (1 + np.exp(-gap / width)))[:, None]
