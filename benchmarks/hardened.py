@@ -30,6 +30,7 @@ class Row:
         options: of the method.
         start: name of the row whose network it starts from; None takes the classifier as built.
         epsilon: of the training, where it is not that of the table.
+        mixed_precision: cross-entropies in bfloat16.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Row:
     options: MethodOptions = field(default_factory=MethodOptions)
     start: str | None = None
     epsilon: float | None = None
+    mixed_precision: bool = False
 
 
 def hardened(
@@ -81,6 +83,7 @@ def hardened(
             epsilon=epsilon if row.epsilon is None else row.epsilon,
             recipe=row.recipe,
             options=row.options,
+            mixed_precision=row.mixed_precision,
             seed=seed,
         ),
         out,

@@ -71,6 +71,12 @@ ROWS: Final[dict[str, Row]] = {
     "uat-low-cost": Row(
         method="uat-low-cost", recipe=replace(METHODS["uat-low-cost"].recipe, epochs=4, **COMMON)
     ),
+    "uat-low-cost, adam, longer": Row(
+        method="uat-low-cost",
+        recipe=replace(METHODS["uat-low-cost"].recipe, epochs=16, **COMMON),
+        options=MethodOptions(rule="adam"),
+        mixed_precision=True,
+    ),
     "shared, 12/255, sigma 0.5": Row(
         method="shared",
         recipe=replace(
