@@ -15,8 +15,9 @@ from tests.training.small import NAMES, SHAPE, pictures, trained_target
 from training.attacks import stochastic_gradient
 from training.attacks.engine import Schedule
 from training.datasets import ArrayPictures, NamedPictures, load_pictures
-from training.guard import crafting, rectifier_stage
+from training.guard import crafting
 from training.guard import recipe as recipes
+from training.guard import request as requests
 from training.guard.request import FitOptions, FitRequest
 from training.perturbations.bank import BankCriteria
 from training.targets import load_target, save_target_state
@@ -125,7 +126,7 @@ def write_blank_idx(folder: Path, *, side: int = SHAPE[1], label: int = 2) -> Pa
 
 def make_fitting_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the rectifier tiny and rounds short, and take perturbations that fool a little."""
-    monkeypatch.setattr(rectifier_stage, "default_spec", lambda *_: SPEC)
+    monkeypatch.setattr(requests, "default_spec", lambda *_: SPEC)
     few = dataclasses.replace(
         recipes.RECIPES["default"], rounds=2, round_iterations=5, attack_steps=4
     )

@@ -32,6 +32,11 @@ def fit(
     architecture: Annotated[
         Literal["compact", "paper"], typer.Option(help="Rectifier: compact, or as published.")
     ] = "compact",
+    factor: Annotated[
+        int | None, typer.Option(min=1, help="Of compact: its resolution is 1 / FACTOR.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Of compact: channels.")] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Of compact: residual blocks.")] = None,
     recipe: Annotated[
         Literal["default", "paper"],
         typer.Option(help="Of the rectifier's training: ours, or as published."),
@@ -90,6 +95,9 @@ def fit(
         epsilon=bound,
         options=FitOptions(
             architecture=architecture,
+            factor=factor,
+            width=width,
+            blocks=blocks,
             recipe=recipe,
             precision=precision,
             device=device,

@@ -29,7 +29,7 @@ from training.guard.crafting import craft, extend, load_synthetic, training_pert
 from training.guard.fit_detector import DetectorFit, calibrate, conformal_rank, fit_detector
 from training.guard.folder import GuardRecord, save_module
 from training.guard.recipe import Recipe
-from training.guard.rectifier_stage import Trained, rectifier_spec, train
+from training.guard.rectifier_stage import Trained, train
 from training.guard.request import FitRequest
 from training.guard.splits import Splits, split_pictures
 from training.perturbations.bank import Bank
@@ -126,7 +126,7 @@ def _complete(
     fitted = _Fitted(
         bank=bank,
         synthetic=synthetic_facts,
-        rectifier=rectifier_spec(request),
+        rectifier=request.rectifier(),
         recipe=request.recipe(),
         rounds=trained.attempts,
         detector=detector,

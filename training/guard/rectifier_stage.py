@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from prn_guard.nn.rectifier import RectifierSpec, build_rectifier, default_spec
+from prn_guard.nn.rectifier import build_rectifier
 from training.checkpoint import load_tensors, save_tensors
 from training.datasets import Pictures, evenly_spaced, held_in_memory
 from training.guard import folder as layout
@@ -48,14 +48,6 @@ class Trained:
     """How the guard held under each of them."""
 
 
-def rectifier_spec(request: FitRequest) -> RectifierSpec:
-    """The rectifier that a request asks for, at the size of its target's input."""
-    spec = request.loaded.target.spec
-    if request.options.architecture == "paper":
-        return RectifierSpec(architecture="paper", channels=spec.channels)
-    return default_spec(spec.channels, spec.height, spec.width)
-
-
 def train(request: FitRequest, splits: Splits, out: Path, together: Processes) -> Trained:
     """Train, unless the files are there; an interrupted training goes on from its state.
 
@@ -72,7 +64,7 @@ def train(request: FitRequest, splits: Splits, out: Path, together: Processes) -
     recipe, device = request.recipe(), splits.rectifier.device
     _, height, width = splits.rectifier.shape
     rectifier = build_rectifier(
-        rectifier_spec(request), generator=generator_for(request.options.seed, "weights")
+        request.rectifier(), generator=generator_for(request.options.seed, "weights")
     ).to(device)
     joint = JointDetector(height, width).to(device) if recipe.detection else None
     if not together.leader_says((out / layout.RECTIFIER).exists()):

@@ -4,10 +4,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
+from pydantic import ValidationError
+
 from prn_guard.errors import ArtifactError, DataError, InvalidArgumentError
 from prn_guard.files import read_json
 from prn_guard.nn.detector import DetectorSpec, FeatureForm, Kernel, detector_spec
-from prn_guard.nn.rectifier import SMALL_PICTURE
+from prn_guard.nn.rectifier import SMALL_PICTURE, RectifierSpec, default_spec
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
 from training.datasets import NamedPictures, check_same_classes, digest_of
@@ -39,6 +41,10 @@ class FitOptions:
     """What a fit may be told beyond target, pictures and ball."""
 
     architecture: Literal["paper", "compact"] = "compact"
+    factor: int | None = None
+    width: int | None = None
+    blocks: int | None = None
+    """These three shape `compact`; None takes what goes with the size of the pictures."""
     recipe: RecipeName = "default"
     precision: Precision = "float32"
     """Both of the rectifier's training."""
@@ -94,6 +100,7 @@ class FitRequest:
         check_ball(self.norm, self.epsilon, self.training.pictures.shape)
         # Asked here, so that a name or a number that makes no sense is refused before the work.
         self.recipe()
+        self.rectifier()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
         # Asked here: the detector is fitted last, and may refuse this combination.
         self.fitted_detector()
@@ -127,6 +134,32 @@ class FitRequest:
         if options.recipe == "default" and max(self.training.pictures.shape[1:]) > SMALL_PICTURE:
             recipe = replace(recipe, batch_size=BATCH_OF_LARGE_PICTURES)
         return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
+
+    def rectifier(self) -> RectifierSpec:
+        """The rectifier to train, for pictures of the target's input.
+
+        Raises:
+            InvalidArgumentError: a shape was asked for that `compact` does not have, or for the
+                paper's network, which has one alone.
+        """
+        spec, options = self.loaded.target.spec, self.options
+        asked = {name: getattr(options, name) for name in ("factor", "width", "blocks")}
+        given = {name: value for name, value in asked.items() if value is not None}
+        if options.architecture == "paper":
+            if given:
+                raise InvalidArgumentError(
+                    f"{', '.join(given)} of the rectifier was given, and the architecture is "
+                    "'paper', which has one shape; expected 'compact' with it."
+                )
+            return RectifierSpec(architecture="paper", channels=spec.channels)
+        usual = default_spec(spec.channels, spec.height, spec.width)
+        try:
+            return RectifierSpec(**usual.model_dump() | given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidArgumentError(
+                f"The rectifier's {first['loc'][0]} is {first['input']!r}; {first['msg']}."
+            ) from error
 
     def fitted_detector(self) -> DetectorSpec:
         """The SVM to fit to what the rectifier removes, where none is trained together with it."""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from prn_guard.nn.rectifier import RectifierSpec
 from prn_guard.nn.target import state_digest
 from tests.tolerances import BALL, FIGURE, assert_close
 from tests.training.guard.short_fit import FILES, stop, tensors_of
@@ -21,7 +20,6 @@ from training.guard.fit_detector import conformal_threshold, scores
 from training.guard.folder import GuardRecord, load_bank, load_guard, read_record
 from training.guard.guard_attack import PER_ROUND
 from training.guard.recipe import recipe_named
-from training.guard.rectifier_stage import rectifier_spec
 from training.guard.splits import split_pictures
 from training.randomness import generator_for
 
@@ -166,12 +164,6 @@ def test_nothing_is_fitted_on_what_was_held_out(
         ("fit_detector", 2, splits.calibration),
     ):
         assert torch.equal(everything(seen[name][position]), everything(part)), (name, position)
-
-
-def test_the_rectifier_follows_the_request(work: Workplace) -> None:
-    assert rectifier_spec(work.request(architecture="paper")).architecture == "paper"
-    compact = rectifier_spec(work.request())
-    assert compact == RectifierSpec(channels=1, factor=1, width=12, blocks=3)
 
 
 @pytest.mark.usefixtures("_quick_work")

@@ -16,6 +16,7 @@ from tests.training.small import SHAPE, everything
 from tests.training.tiny_guard import EPSILON, SPEC, Workplace
 from training.checkpoint import load_tensors, save_tensors
 from training.guard import rectifier_stage
+from training.guard import request as requests
 from training.guard.alternation import Rounds
 from training.guard.guard_attack import PER_ROUND, GuardAttack
 from training.guard.recipe import Recipe
@@ -55,7 +56,7 @@ def splits(work: Workplace) -> Splits:
 @pytest.fixture
 def trained(work: Workplace, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Train in a folder by a recipe."""
-    monkeypatch.setattr(rectifier_stage, "default_spec", lambda *_: SPEC)
+    monkeypatch.setattr(requests, "default_spec", lambda *_: SPEC)
 
     def run(out: Path, recipe: Recipe = RECIPE) -> Trained:
         monkeypatch.setattr(FitRequest, "recipe", lambda _: recipe)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prn_guard.errors import InvalidArgumentError, StorageError
+from prn_guard.nn.rectifier import RectifierSpec
 from tests.training.small import pictures
 from tests.training.tiny_guard import EPSILON, Workplace
 from training.datasets import NamedPictures
@@ -152,3 +153,26 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_ball_that_makes_no_sense_is_refused(work: Workplace, epsilon: float) -> None:
     with pytest.raises(InvalidArgumentError, match="epsilon"):
         dataclasses.replace(work.request(), epsilon=epsilon)
+
+
+def test_the_rectifier_follows_the_request(work: Workplace) -> None:
+    assert work.request(architecture="paper").rectifier().architecture == "paper"
+    usual = RectifierSpec(channels=1, factor=1, width=12, blocks=3)
+    assert work.request().rectifier() == usual
+    shaped = work.request(factor=2, width=7, blocks=1).rectifier()
+    assert shaped == usual.model_copy(update={"factor": 2, "width": 7, "blocks": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"factor": 9}, "factor is 9; Input should be less than or equal to 8"),
+        ({"width": 0}, "width is 0"),
+        ({"architecture": "paper", "blocks": 2}, "blocks .* was given, .* has one shape"),
+    ],
+)
+def test_a_rectifier_that_cannot_be_built_is_refused(
+    work: Workplace, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        work.request(**changes)
