@@ -5,7 +5,16 @@ torch and its friends are imported inside the commands, so that `--help` is inst
 
 from prn_guard import console
 from training.allocator import keep_freed_memory
-from training.cli import attacks, audits, comparison, guards, hardening, measures, transfer
+from training.cli import (
+    assessment,
+    attacks,
+    audits,
+    comparison,
+    guards,
+    hardening,
+    measures,
+    transfer,
+)
 
 app = console.new_app(
     "python -m training", "Fit a guard for a classifier; attack, harden and evaluate."
@@ -17,6 +26,7 @@ measures.add_to(app)
 comparison.add_to(app)
 audits.add_to(app)
 transfer.add_to(app)
+assessment.add_to(app)
 
 
 def main() -> None:

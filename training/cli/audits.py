@@ -59,12 +59,13 @@ def attack_guard(
         seed=seed,
         restart=restart,
     )
-    _print(result)
+    print_informed(result)
     console.say(f"Results: {out / 'informed.json'}")
     console.write_result(json_file, result)
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_informed(result: dict[str, Any]) -> None:
+    """Print the table of an attack with everything known, worst first in each group."""
     masking = result.get("masking", {})
     groups = {
         "": result["attacks"],
