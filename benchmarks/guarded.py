@@ -91,7 +91,8 @@ LINF_224: Final = Ball(
     norm="linf",
     epsilon=10 / 255,
     # On 1,000 pictures perturbations fool little more than half, and each takes minutes.
-    criteria=BankCriteria(members=12, held_out=3, least_fooling=0.45, candidates_per_member=3),
+    criteria=BankCriteria(members=8, held_out=2, least_fooling=0.45, candidates_per_member=3),
+    steps=80,
 )
 
 

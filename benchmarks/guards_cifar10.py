@@ -10,7 +10,6 @@ judged on 2,000 of them. Resumes from `runs/guards`; writes
 """
 
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final, final
 
@@ -18,16 +17,20 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.classifiers import data_folder
-from benchmarks.guarded import L2, LINF, WORK, Ball, Classifier, bank, cifar10, fitted
-from benchmarks.guards_measured import FIGURES, Measurement, measured, results_of
+from benchmarks.guarded import L2, LINF, Ball, Classifier, bank, cifar10, fitted
+from benchmarks.guards_measured import (
+    FIGURES,
+    Measurement,
+    collect,
+    made_elsewhere,
+    measured,
+    results_of,
+)
 from benchmarks.guards_table import render
 from benchmarks.publishing import ROOT, publish
 from prn_guard.files import read_json, write_json
 from training.allocator import keep_freed_memory
 from training.guard.request import FitOptions
-from training.perturbations.loading import load_perturbations
-from training.setting import hardware
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "guards_cifar10.json"
 PAGE: Final = ROOT / "docs" / "results.md"
@@ -76,7 +79,7 @@ def main(
             folder, origin = fitted(name, classifier, ROWS[name].ball, options=options)
             if measure:
                 plan = Measurement(
-                    elsewhere=_elsewhere(),
+                    elsewhere=made_elsewhere("cifar10", (3, 32, 32)),
                     other_norm={"bank of the other norm": _other(classifier, ROWS[name].ball)},
                     judged=JUDGED,
                     steps=steps,
@@ -85,23 +88,8 @@ def main(
                 figures = measured(folder, classifier, ROWS[name].ball, plan)
                 write_json(results_of(folder) / FIGURES, {"row": name, **origin, **figures})
     if measure:
-        found = sorted((WORK / classifier.name).glob(f"*/{FIGURES}"))
-        write_json(
-            RESULT,
-            {
-                "guards": {path.parent.name: read_json(path) for path in found},
-                "hardware": hardware(),
-                "threads": threads,
-                "versions": {"torch": version("torch")},
-            },
-        )
+        collect(classifier, RESULT, threads=threads)
         publish(PAGE, "guards_cifar10", render(read_json(RESULT)))
-
-
-def _elsewhere() -> dict[str, Tensor]:
-    """The perturbations that others made, by the name of their file."""
-    files = sorted((data_folder() / "perturbations").glob("cifar10-*.pth"))
-    return {path.stem: load_perturbations(path, (3, 32, 32)) for path in files}
 
 
 def _other(classifier: Classifier, ball: Ball) -> Tensor:

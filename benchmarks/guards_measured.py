@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.classifiers import data_folder
 from benchmarks.guarded import WORK, Ball, Classifier
+from prn_guard.files import read_json, write_json
 from training.attacks.subject import CRAFTING_PICTURES, for_attacks
 from training.datasets import Subset, evenly_spaced, held_in_memory
 from training.evaluation.families import ENTRIES
@@ -19,6 +22,9 @@ from training.evaluation.protocols import apart, protocol
 from training.evaluation.survey import Entry
 from training.evaluation.transfer import measure_transfer
 from training.guard.folder import load_bank, load_guard
+from training.guard.recipe import Precision
+from training.perturbations.loading import load_perturbations
+from training.setting import hardware
 
 SMALLER: Final = 8 / 255
 FIGURES: Final = "figures.json"
@@ -36,6 +42,9 @@ class Measurement:
         steps: of each of these attacks.
         attacks: their names; None makes all.
         families: attacks on the bare target.
+        radii: of the attacks with everything known; None takes the ball's own, and in linf 8/255.
+        checks: also make the masking checks, and the curves, at the ball's own radius.
+        precision: that attacks differentiate in.
     """
 
     elsewhere: Mapping[str, Tensor]
@@ -44,6 +53,9 @@ class Measurement:
     steps: int = 1000
     attacks: Sequence[str] | None = None
     families: Sequence[Entry] = ENTRIES
+    radii: Sequence[float] | None = None
+    checks: bool = True
+    precision: Precision = "bfloat16"
 
 
 def results_of(folder: Path) -> Path:
@@ -66,7 +78,7 @@ def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
     perturbed = [answers(guarded, test, one) for one in unseen]
     everyone = np.ones(len(test), dtype=bool)
     results = results_of(folder)
-    radii = [ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER]
+    radii = plan.radii or ([ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER])
     return {
         "apart": apart(clean, perturbed),
         "protocol_a": protocol(clean, perturbed, chosen=everyone, seed=0),
@@ -84,8 +96,28 @@ def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
                 guarded, norm=ball.norm, epsilon=epsilon, crafting=crafting,
                 test=evenly_spaced(test, plan.judged), out=results / f"informed-{epsilon:.4f}",
                 identity=identity, bank_unseen=unseen, steps=plan.steps, entries=plan.attacks,
-                precision="bfloat16", checks=epsilon == ball.epsilon,
+                precision=plan.precision, checks=plan.checks and epsilon == ball.epsilon,
             )
             for epsilon in radii
         ],
     }  # fmt: skip
+
+
+def made_elsewhere(prefix: str, shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """The perturbations that others made, by the name of their file, which begins with `prefix`."""
+    files = sorted((data_folder() / "perturbations").glob(f"{prefix}-*.pth"))
+    return {path.stem: load_perturbations(path, shape) for path in files}
+
+
+def collect(classifier: Classifier, path: Path, *, threads: int) -> None:
+    """Write the figures of all guards of `classifier` that were measured as one result file."""
+    found = sorted((WORK / classifier.name).glob(f"*/{FIGURES}"))
+    write_json(
+        path,
+        {
+            "guards": {one.parent.name: read_json(one) for one in found},
+            "hardware": hardware(),
+            "threads": threads,
+            "versions": {"torch": version("torch")},
+        },
+    )
