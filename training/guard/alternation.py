@@ -6,8 +6,8 @@ that are only moved beside the training (`held_perturbations`) left a guard that
 as many steps broke. What was found joins the perturbations that part of each mini-batch is under,
 those that did more harm and recent ones more often, and rectifier and detector are trained on.
 
-The rounds end early where the last `PATIENCE` ones hold no better than those before. The learning
-rate stands still, and falls to 0 over the last `COOLING` rounds.
+The rounds end early where the last `PATIENCE` ones hold no better than those before; `COOLING` more
+follow then. The learning rate stands still, and falls to 0 over the last `COOLING` rounds.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,12 @@ from training.datasets import Pictures
 from training.guard.augmentation import vary
 from training.guard.fit_detector import scores
 from training.guard.fit_rectifier import check_finite, orders
-from training.guard.guard_attack import PER_ROUND, GuardAttack, agreement
+from training.guard.guard_attack import LENGTHS, PER_ROUND, GuardAttack, agreement
 from training.guard.joint_detector import JointDetector
 from training.guard.rectifier_batches import aimed_at, draw_batch
 from training.guard.rectifier_training import RectifierTraining
 from training.randomness import generator_for
 
-FALSE_POSITIVE_RATE: Final = 0.01
-"""Of the guard that is attacked; that of the finished one is calibrated on other pictures."""
 RATE_SHARE: Final = 0.5
 """Of the recipe's learning rate."""
 COOLING: Final = 6
@@ -72,11 +70,17 @@ class Alternation:
         return min(one.kept for one in self.attempts if one.round == number)
 
     def gains_nothing(self) -> bool:
-        """Whether the last `PATIENCE` rounds held no better than those before."""
-        rounds = len(self.attempts) // PER_ROUND
-        if rounds <= PATIENCE:
+        """Whether the last `PATIENCE` rounds held no better than those before.
+
+        A round counts for no more than the worst of it and the ones before it that make a cycle
+        of attacks of all lengths: short attacks alone say little.
+        """
+        held = [
+            min(self.worst(one) for one in range(last - len(LENGTHS) + 1, last + 1))
+            for last in range(len(LENGTHS) - 1, len(self.attempts) // PER_ROUND)
+        ]
+        if len(held) <= PATIENCE:
             return False
-        held = [self.worst(number) for number in range(rounds)]
         return max(held[-PATIENCE:]) < max(held[:-PATIENCE]) + LEAST_GAIN
 
     def weights(self) -> Tensor:
@@ -105,6 +109,7 @@ class Rounds:
         bank: perturbations `(P, C, H, W)`, real and synthetic.
         norm: of the ball.
         epsilon: its radius on [0, 1] pixels.
+        false_positive_rate: of the guard that is attacked, on the pictures to judge by.
         seed: of every random choice.
     """
 
@@ -115,6 +120,7 @@ class Rounds:
     bank: Tensor
     norm: Norm
     epsilon: float
+    false_positive_rate: float
     seed: int
 
     def run(
@@ -175,14 +181,17 @@ class Rounds:
         for which in range(PER_ROUND):
             name, found = attack.run(guarded, PER_ROUND * number + which)
             training.together.hear([found])
-            kept, flagged = agreement(guarded, self.judging, labels, found)
+            told = agreement(guarded, self.judging, labels, found).to(found.device)
+            # Counts too: they say what is trained on, and may differ by a rounding.
+            training.together.hear([told])
+            kept, flagged = told.tolist()
             state.attempts.append(Attempt(round=number, attack=name, kept=kept, flagged=flagged))
             state.found = torch.cat([state.found, found[None]])
 
     def _guard(self) -> GuardedClassifier:
         detector = self.joint.detector()
         clean = scores(self.training.rectifier, detector, self.judging)
-        share = 1 - FALSE_POSITIVE_RATE
+        share = 1 - self.false_positive_rate
         # The quantile itself: for a conformal one there may be too few pictures to judge by.
         detector.threshold.copy_(clean.quantile(share, interpolation="higher"))
         return GuardedClassifier(self.training.target, self.training.rectifier, detector)

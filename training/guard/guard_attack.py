@@ -104,8 +104,10 @@ class GuardAttack:
 @torch.no_grad()
 def agreement(
     guarded: GuardedClassifier, pictures: Pictures, labels: Tensor, perturbation: Tensor
-) -> tuple[float, float]:
+) -> Tensor:
     """Share of pictures that keep the target's clean label under the guard, and share flagged.
+
+    Both as one tensor `(2,)` float64 on the CPU.
 
     Args:
         guarded: the guard.
@@ -119,4 +121,4 @@ def agreement(
         answer = guarded(perturb(pictures.batch(positions), perturbation))
         kept += int((answer.label.cpu() == labels[positions]).sum())
         flagged += int(answer.flagged.sum())
-    return kept / len(pictures), flagged / len(pictures)
+    return torch.tensor([kept, flagged], dtype=torch.float64) / len(pictures)

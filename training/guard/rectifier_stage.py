@@ -126,6 +126,7 @@ def _rounds(
         bank=bank,
         norm=request.norm,
         epsilon=request.epsilon,
+        false_positive_rate=request.options.false_positive_rate,
         seed=request.options.seed,
     )
     with tracked("Attacking the guard, and training on what is found") as track:

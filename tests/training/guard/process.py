@@ -74,7 +74,8 @@ def _train(case: str, together: Processes, folder: Path) -> None:
     if joint is not None and recipe.rounds:
         state = Rounds(
             training=training, joint=joint, pictures=pictures(64, seed=5),
-            judging=pictures(80, seed=6), bank=bank, norm=norm, epsilon=epsilon, seed=0,
+            judging=pictures(80, seed=6), bank=bank, norm=norm, epsilon=epsilon,
+            false_positive_rate=0.01, seed=0,
         ).run()  # fmt: skip
         kept = [share for one in state.attempts for share in (one.kept, one.flagged)]
         told |= {"found": state.found, "kept": torch.tensor(kept, dtype=torch.float64)}

@@ -20,7 +20,7 @@ from tests.training.small import SHAPE, pictures, trained_target
 from training.guard import alternation
 from training.guard.alternation import COOLING, PATIENCE, RATE_SHARE, Alternation, Attempt, Rounds
 from training.guard.fit_detector import scores
-from training.guard.guard_attack import PER_ROUND, GuardAttack
+from training.guard.guard_attack import LENGTHS, PER_ROUND, GuardAttack
 from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
 from training.guard.rectifier_batches import RectifierBatch
@@ -41,7 +41,9 @@ def _bank() -> Tensor:
     return 0.1 * torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1)).sign()
 
 
-def _rounds(recipe: Recipe = RECIPE, *, judging: int = 60, weights: int = 0) -> Rounds:
+def _rounds(
+    recipe: Recipe = RECIPE, *, judging: int = 60, weights: int = 0, rate: float = 0.01
+) -> Rounds:
     generator = torch.Generator().manual_seed(weights)
     rectifier = build_rectifier(RectifierSpec(channels=1, width=4, blocks=1), generator=generator)
     joint = JointDetector(*SHAPE[1:])
@@ -53,6 +55,7 @@ def _rounds(recipe: Recipe = RECIPE, *, judging: int = 60, weights: int = 0) -> 
         bank=_bank(),
         norm="linf",
         epsilon=EPSILON,
+        false_positive_rate=rate,
         seed=0,
     )
 
@@ -73,16 +76,16 @@ def _history(*worst: float) -> Alternation:
     ("worst", "ends"),
     [
         ((), False),
-        ((0.5,) * PATIENCE, False),
-        ((0.5,) * (PATIENCE + 1), True),
-        ((0.5,) + (0.49,) * PATIENCE, True),
-        ((0.5,) + (0.49,) * (PATIENCE - 1), False),
-        ((0.5,) + (0.504,) * PATIENCE, True),
-        ((0.5,) + (0.506,) * PATIENCE, False),
-        ((0.5, 0.506) + (0.4,) * (PATIENCE - 1), False),
-        ((0.5, 0.506) + (0.4,) * PATIENCE, True),
-        ((0.2, 0.6, 0.3) + (0.6,) * PATIENCE, True),
-        ((0.2, 0.6, 0.3) + (0.4,) * (PATIENCE - 1) + (0.61,), False),
+        ((0.5,) * (PATIENCE + 2), False),
+        ((0.5,) * (PATIENCE + 3), True),
+        ((0.5,) * 3 + (0.49,) * PATIENCE, True),
+        ((0.5,) * 3 + (0.504,) * PATIENCE, True),
+        ((0.5,) * 3 + (0.506,) * PATIENCE, False),
+        # One round, or two, that held better are no gain: a cycle of all lengths must.
+        ((0.5,) * 3 + (0.9, 0.9, 0.2) * PATIENCE, True),
+        ((0.5,) * 3 + (0.4,) * (PATIENCE - 3) + (0.61,) * 3, False),
+        # Short attacks never do harm, and long ones less and less.
+        (tuple(x for k in range(10) for x in (0.9, 0.4 + 0.05 * k, 0.95)), False),
         (tuple(0.02 * number for number in range(30)), False),
     ],
 )
@@ -139,7 +142,7 @@ def test_an_interrupted_alternation_ends_bit_by_bit_alike(tmp_path: Path, stop: 
 
 def _never_better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GuardAttack, "run", lambda *_: ("evade", _bank()[0]))
-    monkeypatch.setattr(alternation, "agreement", lambda *_: (0.5, 0.5))
+    monkeypatch.setattr(alternation, "agreement", lambda *_: torch.tensor([0.5, 0.5]))
 
 
 def _rates(rounds: Rounds) -> list[float]:
@@ -154,11 +157,15 @@ def _rates(rounds: Rounds) -> list[float]:
     return rates
 
 
-@pytest.mark.parametrize("stop", [None, PATIENCE, PATIENCE + 1, PATIENCE + 3])
+KNOWN = PATIENCE + len(LENGTHS)
+"""Rounds of one and the same result after which the end is known."""
+
+
+@pytest.mark.parametrize("stop", [None, KNOWN - 1, KNOWN, KNOWN + 2])
 def test_rounds_that_gain_nothing_cool_down_and_end_also_when_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None
 ) -> None:
-    """After PATIENCE + 1 rounds the end is known: COOLING more, in which the rate falls to 0."""
+    """When the end is known, COOLING rounds follow, in which the rate falls to 0."""
     _never_better(monkeypatch)
     recipe, path = replace(RECIPE, rounds=40, round_iterations=2), tmp_path / "rounds.safetensors"
 
@@ -175,7 +182,7 @@ def test_rounds_that_gain_nothing_cool_down_and_end_also_when_interrupted(
     rounds = _rounds(recipe)
     rates += [_rates(rounds)]
     state, told = _told(rounds, checkpoint=path)
-    known, last = PATIENCE + 1, PATIENCE + 1 + COOLING
+    known, last = KNOWN, KNOWN + COOLING
     assert [most for done, most, _ in told if done < known] == [40] * (known - 1 - (stop or 0))
     assert {most for done, most, _ in told if done >= known} == {last}
     assert told[-1][0] == last
@@ -185,25 +192,26 @@ def test_rounds_that_gain_nothing_cool_down_and_end_also_when_interrupted(
     assert_close(list(itertools.chain(*rates)), steady + falling, SCHEDULE)
 
 
-@pytest.mark.parametrize("most", [PATIENCE + 1, PATIENCE + 3])
+@pytest.mark.parametrize("most", [KNOWN, KNOWN + 2])
 def test_the_end_is_never_put_off(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     _never_better(monkeypatch)
     _, told = _told(_rounds(replace(RECIPE, rounds=most, round_iterations=1)))
     assert told[-1][:2] == (most, most)
 
 
-@pytest.mark.parametrize("judging", [20, 60, 300])
+@pytest.mark.parametrize(("judging", "rate"), [(20, 0.01), (60, 0.01), (300, 0.01), (60, 0.25)])
 def test_the_guard_that_is_attacked_is_the_one_in_training_with_a_threshold_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, judging: int
+    monkeypatch: pytest.MonkeyPatch, judging: int, rate: float
 ) -> None:
-    rounds, attacked = _rounds(replace(RECIPE, rounds=1), judging=judging), []
+    recipe = replace(RECIPE, rounds=1)
+    rounds, attacked = _rounds(recipe, judging=judging, rate=rate), []
 
     def run(attack: GuardAttack, guarded: GuardedClassifier, number: int) -> tuple[str, Tensor]:
         assert guarded.rectifier is rounds.training.rectifier
         assert not guarded.rectifier.training
         clean = scores(guarded.rectifier, guarded.detector, rounds.judging).double().numpy()
         assert_close(guarded.detector.bias, rounds.joint.bias.detach(), SCHEDULE)
-        expected = np.sort(clean)[math.ceil(0.99 * (judging - 1))]
+        expected = np.sort(clean)[math.ceil((1 - rate) * (judging - 1))]
         assert float(guarded.detector.threshold) == expected
         attacked.append(number)
         return "evade", _bank()[0]
@@ -220,7 +228,7 @@ def test_part_of_each_mini_batch_is_under_what_was_found_harmful_and_recent_ones
     count = 4 * PER_ROUND
     values = iter(torch.linspace(0.05, 0.149, count).tolist())
     harm = iter(torch.linspace(0.9, 0.2, count).tolist())
-    monkeypatch.setattr(alternation, "agreement", lambda *_: (next(harm), 0.5))
+    monkeypatch.setattr(alternation, "agreement", lambda *_: torch.tensor([next(harm), 0.5]))
     monkeypatch.setattr(GuardAttack, "run", lambda *_: ("evade", torch.full(SHAPE, next(values))))
     recipe = replace(RECIPE, rounds=4, round_iterations=300, perturbed_share=0.0)
     rounds, batches = _rounds(recipe), []

@@ -49,7 +49,9 @@ def _bank() -> Tensor:
 def _agreement(
     guarded: GuardedClassifier, judging: Pictures, perturbation: Tensor
 ) -> tuple[float, float]:
-    return agreement(guarded, judging, predict(guarded.target, judging), perturbation)
+    found = agreement(guarded, judging, predict(guarded.target, judging), perturbation)
+    kept, flagged = found.tolist()
+    return kept, flagged
 
 
 def _attack(*, norm: Norm = "linf", epsilon: float = EPSILON, seed: int = 0) -> GuardAttack:
