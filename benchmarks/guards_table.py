@@ -1,26 +1,29 @@
-"""The tables of docs/results.md, from result files of guards."""
+"""The tables of docs/results.md, from result files of guards.
 
-from collections.abc import Callable, Mapping
-from statistics import mean
+A row is a kind of guard; its seeds' figures stand one after the other. Intervals are of 95 % and
+hold the sampling of test pictures alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.publishing import table
+from prn_guard.errors import DataError
 
 Guard = Mapping[str, Any]
+Figure = Mapping[str, Any]
 ACCURACY: Final = "guarded_perturbed_accuracy"
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """All tables as markdown, a row per kind of guard, both seeds in each cell."""
+    """All tables as markdown.
+
+    Raises:
+        DataError: the seeds of a kind of guard were measured with other attacks or pictures.
+    """
     guards = _by_row(result["guards"])
-    return "\n".join(
-        [
-            _headline(guards),
-            _adaptive(guards),
-            _transfer(guards),
-            _note(result),
-        ]
-    )
+    parts = (_headline, _adaptive, _strength, _transfer, _baselines, _false_alarms, _note)
+    return "\n".join([*(part(guards) for part in parts), _setting(result)])
 
 
 def _by_row(guards: Mapping[str, Guard]) -> dict[str, list[Guard]]:
@@ -30,95 +33,245 @@ def _by_row(guards: Mapping[str, Guard]) -> dict[str, list[Guard]]:
     return rows
 
 
-def _cell(guards: list[Guard], value: Callable[[Guard], float]) -> str:
-    return " / ".join(f"{100 * value(one):.1f}" for one in guards)
+def percent(figure: Figure) -> str:
+    """A figure in per cent, with its interval."""
+    value, low, high = (100 * float(figure[key]) for key in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+
+
+def _cell(found: Sequence[Figure]) -> str:
+    return " / ".join(percent(one) for one in found)
+
+
+def ball_text(norm: str, epsilon: float) -> str:
+    """A ball in a few characters; linf on the 0-255 scale."""
+    return f"linf {255 * epsilon:g}/255" if norm == "linf" else f"l2 {epsilon:.3g}"
+
+
+def _ball(guard: Guard) -> str:
+    threat = guard["transfer"]["threat_model"]
+    return ball_text(threat["norm"], threat["epsilon"])
 
 
 def _headline(guards: Mapping[str, list[Guard]]) -> str:
-    figures: dict[str, Callable[[Guard], float]] = {
-        "clean, bare": lambda one: one["apart"]["clean_accuracy"]["value"],
-        "clean, guarded": lambda one: one["apart"]["guarded_clean_accuracy"]["value"],
-        "false positives": lambda one: one["apart"]["false_positive_rate"]["value"],
-        "perturbed, bare": lambda one: one["apart"]["undefended_perturbed_accuracy"]["value"],
-        "perturbed, guarded": lambda one: one["apart"][ACCURACY]["value"],
-        "flagged": lambda one: one["apart"]["perturbed_flagged_rate"]["value"],
-        "detection A": lambda one: one["protocol_a"]["detection_rate"]["value"],
-        "defense A": lambda one: one["protocol_a"]["defense_rate"]["value"],
-        "defense B": lambda one: one["protocol_b"]["defense_rate"]["value"],
-        "no guard, A": lambda one: one["protocol_a"]["undefended_rate"]["value"],
+    figures: dict[str, Callable[[Guard], Figure]] = {
+        "clean, bare": lambda one: one["apart"]["clean_accuracy"],
+        "clean, guarded": lambda one: one["apart"]["guarded_clean_accuracy"],
+        "false positives": lambda one: one["apart"]["false_positive_rate"],
+        "perturbed, bare": lambda one: one["apart"]["undefended_perturbed_accuracy"],
+        "perturbed, guarded": lambda one: one["apart"][ACCURACY],
+        "flagged": lambda one: one["apart"]["perturbed_flagged_rate"],
+        "detection A": lambda one: one["protocol_a"]["detection_rate"],
+        "defense A": lambda one: one["protocol_a"]["defense_rate"],
+        "defense B": lambda one: one["protocol_b"]["defense_rate"],
+        "no guard, A": lambda one: one["protocol_a"]["undefended_rate"],
     }
     rows = [
-        [name, *(_cell(some, value) for value in figures.values())] for name, some in guards.items()
+        [name, _ball(some[0]), *(_cell([value(one) for one in some]) for value in figures.values())]
+        for name, some in guards.items()
     ]
     return (
-        "Held-out perturbations of the bank; the attacker knows the target, not the guard.\n\n"
-        + (table(["guard", *figures], rows, left=1))
+        "**Held-out perturbations of the bank.** The attacker knows the target, and neither "
+        "rectifier nor detector. Columns A and B are of the 50/50 mix.\n\n"
+        + table(["guard", "ball", *figures], rows, left=2)
     )
 
 
 def _adaptive(guards: Mapping[str, list[Guard]]) -> str:
     rows = []
     for name, some in guards.items():
-        for number in range(len(some[0]["informed"])):
-            found = [one["informed"][number] for one in some]
+        for found in _studies(name, some):
+            worst = [one["worst"] for one in found]
+            threat, request = found[0]["threat_model"], found[0]["request"]
             rows.append(
                 [
                     name,
-                    f"{found[0]['threat_model']['epsilon']:.4g}",
-                    " / ".join(f"{100 * one['worst'][ACCURACY]['value']:.1f}" for one in found),
-                    " / ".join(one["worst"]["attack"] for one in found),
-                    " / ".join(
-                        f"{100 * one['worst']['perturbed_flagged_rate']['value']:.1f}"
-                        for one in found
-                    ),
+                    ball_text(threat["norm"], threat["epsilon"]),
+                    _cell([one[ACCURACY] for one in worst]),
+                    " / ".join(one["attack"] for one in worst),
+                    _cell([one["perturbed_flagged_rate"] for one in worst]),
+                    _cell([one["rectified_perturbed_accuracy"] for one in worst]),
                     str(len(found[0]["attacks"])),
-                    str(found[0]["request"]["steps"]),
-                    str(found[0]["worst"][ACCURACY]["n"]),
+                    str(request["steps"]),
+                    str(worst[0][ACCURACY]["n"]),
                 ]
             )
-    columns = ["guard", "epsilon", "accuracy under the worst", "which", "flagged", "attacks"]
+    columns = ["guard", "ball", "accuracy under the worst", "which", "flagged"]
     return (
-        "The attacker knows target, rectifier, detector and threshold, and crafts through them.\n\n"
-        + table([*columns, "steps", "n"], rows, left=1)
+        "**The attacker knows everything**: target, rectifier, detector and threshold, and crafts "
+        "through them. The worst of those attacks and of the held-out perturbations, at the "
+        "guard's own radius of transfer and black-box attacks too.\n\n"
+        + table([*columns, "if always rectified", "attacks", "steps", "n"], rows, left=2)
+    )
+
+
+def _studies(name: str, some: Sequence[Guard]) -> list[list[Mapping[str, Any]]]:
+    """The informed studies of all seeds, by radius.
+
+    Raises:
+        DataError: they differ in what was tried.
+    """
+    by_radius: dict[float, list[Mapping[str, Any]]] = {}
+    for one in some:
+        for study in one["informed"]:
+            by_radius.setdefault(study["threat_model"]["epsilon"], []).append(study)
+    for epsilon, found in by_radius.items():
+        tried = {
+            (one["request"]["steps"], one["worst"][ACCURACY]["n"], *sorted(one["attacks"]))
+            for one in found
+        }
+        if len(tried) > 1:
+            raise DataError(
+                f"The guards {name!r} were attacked at {epsilon:.4g} with {len(tried)} different "
+                "sets of attacks, steps or pictures; expected one. Measure their seeds alike."
+            )
+    return list(by_radius.values())
+
+
+def _strength(guards: Mapping[str, list[Guard]]) -> str:
+    rows = []
+    for name, some in guards.items():
+        for one in (study for guard in some for study in guard["informed"]):
+            if "accuracy_against_steps" not in one:
+                continue
+            attack = one["strongest_ascent"]
+            steps = one["accuracy_against_steps"][attack]["rows"]
+            radii = one["fooling_against_epsilon"][attack]["rows"]
+            norm, verdict = one["threat_model"]["norm"], one["masking"]["verdict"]
+            rows.append(
+                [
+                    name,
+                    attack,
+                    ", ".join(
+                        f"{row['steps']}: {100 * row[ACCURACY]['value']:.1f}" for row in steps
+                    ),
+                    ", ".join(
+                        f"{ball_text(norm, row['epsilon'])}: {100 * row['adaptive']['value']:.0f}"
+                        for row in radii
+                    ),
+                    *(
+                        f"{100 * verdict[kind]['value']:.1f}"
+                        for kind in ("white_box", "transfer", "black_box")
+                    ),
+                    "yes" if verdict["ordered"] else "NO",
+                ]
+            )
+    if not rows:
+        return ""
+    columns = ["guard", "strongest attack", "accuracy by steps", "fooling rate by radius"]
+    return (
+        "**How strong these attacks are**: what fewer steps and larger radii do, and the accuracy "
+        "left by the strongest white-box, transfer and black-box attack, which must rise in this "
+        "order.\n\n" + table([*columns, "white", "transfer", "black", "in order"], rows, left=2)
     )
 
 
 def _transfer(guards: Mapping[str, list[Guard]]) -> str:
     rows = []
     for name, some in guards.items():
-        names = [
-            key for key, row in some[0]["transfer"]["perturbations"].items() if row["factor"] == 1
-        ]
-        for key in names:
+        for key, row in some[0]["transfer"]["perturbations"].items():
+            if row["factor"] != 1:
+                continue
             found = [one["transfer"]["perturbations"][key] for one in some]
+            larger = [
+                [one["transfer"]["perturbations"][f"{row['name']} x {factor:g}"] for one in some]
+                for factor in (1.5, 2)
+            ]
             rows.append(
                 [
                     name,
-                    found[0]["name"],
-                    "yes" if found[0]["trained_family"] else "no",
+                    f"{row['name']}, {row['norm']}",
+                    {True: "yes", False: "no", None: "unknown"}[row["trained_family"]],
+                    _cell([one["undefended_perturbed_accuracy"] for one in found]),
+                    _cell([one[ACCURACY] for one in found]),
+                    _cell([one["perturbed_flagged_rate"] for one in found]),
+                    _cell([one["relative_accuracy"] for one in found]),
                     *(
-                        " / ".join(f"{100 * row[figure]['value']:.1f}" for row in found)
+                        " / ".join(f"{100 * one[ACCURACY]['value']:.1f}" for one in some_larger)
+                        for some_larger in larger
+                    ),
+                ]
+            )
+    columns = ["guard", "perturbations", "family seen", "bare", "guarded", "flagged"]
+    return (
+        "**Families held out, and perturbations of others.** Crafted on the bare target; the last "
+        "two columns are the guarded accuracy at 1.5 and 2 times the size.\n\n"
+        + table([*columns, "guarded over clean", "x 1.5", "x 2"], rows, left=3)
+        + "".join(_summary(name, some) for name, some in guards.items())
+    )
+
+
+def _summary(name: str, some: Sequence[Guard]) -> str:
+    found = [one["transfer"]["summary"] for one in some]
+    mean, least = (
+        " / ".join(f"{100 * one[key]:.1f}" for one in found)
+        for key in ("mean_relative_accuracy", "least_relative_accuracy")
+    )
+    return (
+        f"\n{name}: over the {found[0]['groups']} families and files that it was not fitted on, "
+        f"guarded accuracy is {mean} % of clean accuracy on average, {least} % for the worst "
+        "single perturbation.\n"
+    )
+
+
+def _baselines(guards: Mapping[str, list[Guard]]) -> str:
+    name, some = next(iter(guards.items()))
+    found, names = (
+        some[0]["transfer"],
+        list(some[0]["transfer"]["baselines"]["no defense"]["accuracy"]),
+    )
+    rows = [
+        [key, percent(one["clean_accuracy"]), *(percent(one["accuracy"][of]) for of in names)]
+        for key, one in found["baselines"].items()
+    ]
+    guarded = (found["perturbations"][f"{of} x 1"][ACCURACY] for of in names)
+    clean = found["clean"]["guarded_clean_accuracy"]
+    rows.append([f"the guard ({name})", percent(clean), *map(percent, guarded)])
+    return (
+        "**Baselines**: simple transforms before the bare target, on the same pictures and "
+        "perturbations.\n\n" + table(["defense", "clean", *names], rows, left=1)
+    )
+
+
+def _false_alarms(guards: Mapping[str, list[Guard]]) -> str:
+    rows = []
+    for name, some in guards.items():
+        for key in some[0]["transfer"]["false_alarms"]:
+            found = [one["transfer"]["false_alarms"][key] for one in some]
+            rows.append(
+                [
+                    name,
+                    key,
+                    *(
+                        _cell([one[figure] for one in found])
                         for figure in (
-                            "undefended_perturbed_accuracy", ACCURACY, "perturbed_flagged_rate",
-                            "relative_accuracy",
+                            "false_positive_rate", "clean_accuracy", "guarded_clean_accuracy"
                         )
                     ),
                 ]
             )  # fmt: skip
-    columns = ["guard", "perturbations", "family seen", "bare", "guarded", "flagged"]
-    return "Perturbations of other families and of others.\n\n" + table(
-        [*columns, "guarded over clean"], rows, left=2
+    return "**False alarms**: clean pictures, changed harmlessly.\n\n" + table(
+        ["guard", "change", "flagged", "accuracy, bare", "accuracy, guarded"], rows, left=2
     )
 
 
-def _note(result: Mapping[str, Any]) -> str:
-    some = list(result["guards"].values())
-    commits = sorted({one["commit"] for one in some})
-    pictures = some[0]["apart"]["clean_accuracy"]["n"]
-    minutes = mean(sum(one["seconds"].values()) for one in some) / 60
+def _note(guards: Mapping[str, list[Guard]]) -> str:
+    parts = []
+    for name, some in guards.items():
+        minutes = " / ".join(f"{one['seconds']['rectifier'] / 60:.0f}" for one in some)
+        parts.append(
+            f"{name}: {some[0]['apart']['clean_accuracy']['n']} test pictures; rectifier and "
+            f"detector trained in {minutes} minutes (of the last start, where a fit was resumed), "
+            f"{' / '.join(str(len({row['round'] for row in one['rounds']})) for one in some)} "
+            f"rounds; fitted by commit {', '.join(sorted({one['commit'] for one in some}))}."
+        )
+    return "\n".join(parts)
+
+
+def _setting(result: Mapping[str, Any]) -> str:
     return (
-        f"Percentages; the seeds' figures one after the other; {pictures} test pictures where n is "
-        f"not stated. A fit takes {minutes:.0f} minutes on average without its bank. "
-        f"{result['hardware']}, {result['threads']} threads of torch "
-        f"{result['versions']['torch']}; guards of commit {', '.join(commits)}.\n"
+        "\nAll figures in per cent, in brackets the 95 % interval over test pictures. Seeds of a "
+        "guard share the bank and the attackers' draws; splits, weights and mini-batches are their "
+        f"own. {result['hardware']}, {result['threads']} threads of torch "
+        f"{result['versions']['torch']}.\n"
     )

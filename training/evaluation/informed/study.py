@@ -81,11 +81,15 @@ class Study:
             )
 
     def held_out(self, perturbations: Tensor | None) -> None:
-        """A row per perturbation that was crafted on the target and not shown to the guard."""
+        """A row per perturbation that was crafted on the target and not shown to the guard.
+
+        Those of a larger ball are scaled down to this one.
+        """
         self._results.content.setdefault("held_out", {})
         for number, one in enumerate(() if perturbations is None else perturbations):
             name = f"held-out {number + 1}"
-            self._results.part(name, partial(self._judge, one), within=("held_out",))
+            share = min(1.0, self._epsilon / float(norm_of(one, self._norm)))
+            self._results.part(name, partial(self._judge, share * one), within=("held_out",))
 
     def masking(self) -> None:
         """Transfer and black-box attacks, and whether their order is what it must be."""

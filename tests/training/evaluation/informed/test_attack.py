@@ -106,6 +106,15 @@ def test_everything_demanded_stands_in_the_result(
     assert (threat["norm"], threat["epsilon"]) == ("linf", EPSILON)
 
 
+def test_held_out_perturbations_of_a_larger_ball_are_brought_to_this_one(
+    attack: Attack, tmp_path: Path
+) -> None:
+    result = attack(tmp_path, epsilon=EPSILON / 2, entries=["rectifier"], checks=False)
+    assert len(result["held_out"]) == 2
+    for row in result["held_out"].values():
+        assert_close(row["measured_norm"], EPSILON / 2, BALL)
+
+
 def test_the_curves_belong_to_the_strongest_ascent(whole: Path) -> None:
     result = _result(whole)
     strongest = result["strongest_ascent"]
