@@ -23,7 +23,6 @@ from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
 from training.datasets import (
     Pictures,
-    check_same_classes,
     digest_of,
     evenly_spaced,
     held_in_memory,
@@ -37,7 +36,7 @@ from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
-from training.guard.pictures import crafting_pictures, recorded_pictures
+from training.guard.pictures import crafting_pictures, judged_pictures
 from training.guard.surrogates import SURROGATES
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
@@ -83,8 +82,7 @@ def evaluate_guard(
     """
     begin = time.monotonic()
     guarded, record = load_guard(folder)
-    test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
-    check_same_classes(record.class_names, test.class_names)
+    test = judged_pictures(folder, record, images, limit=limit, data_folder=data_folder)
     loaded = {str(path): read(path, record.input.shape) for path in files}
     request = _request(folder, record, images, test, loaded, crafting_images, seed)
     if (out / METRICS).exists():

@@ -12,7 +12,12 @@ from prn_guard.nn.detector import DetectorSpec, FeatureForm, Kernel, detector_sp
 from prn_guard.nn.rectifier import SMALL_PICTURE, RectifierSpec, default_spec
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import NamedPictures, check_same_classes, digest_of
+from training.datasets import (
+    NamedPictures,
+    check_other_pictures,
+    check_same_classes,
+    digest_of,
+)
 from training.guard import folder as layout
 from training.guard.recipe import Precision, Recipe, RecipeName, recipe_named
 from training.resuming import REQUEST, claim_folder
@@ -86,7 +91,7 @@ class FitRequest:
 
     Raises:
         InvalidArgumentError: a ball or options that make no sense.
-        DataError: training and test pictures have other classes.
+        DataError: training and test pictures have other classes, or are the same.
     """
 
     loaded: LoadedTarget
@@ -102,6 +107,11 @@ class FitRequest:
         self.recipe()
         self.rectifier()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
+        check_other_pictures(
+            digest_of(self.test.pictures),
+            digest_of(self.training.pictures),
+            "those that the guard is fitted on",
+        )
         # Asked here: the detector is fitted last, and may refuse this combination.
         self.fitted_detector()
         if self.options.detector == "joint" and not self.recipe().detection:

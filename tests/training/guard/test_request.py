@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prn_guard.errors import InvalidArgumentError, StorageError
+from prn_guard.errors import DataError, InvalidArgumentError, StorageError
 from prn_guard.nn.rectifier import RectifierSpec
 from tests.training.small import pictures
 from tests.training.tiny_guard import EPSILON, Workplace
@@ -153,6 +153,12 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_ball_that_makes_no_sense_is_refused(work: Workplace, epsilon: float) -> None:
     with pytest.raises(InvalidArgumentError, match="epsilon"):
         dataclasses.replace(work.request(), epsilon=epsilon)
+
+
+def test_figures_on_the_training_pictures_are_not_fitted_for(work: Workplace) -> None:
+    request = work.request()
+    with pytest.raises(DataError, match=r"those that the guard is fitted on \(240 of digest"):
+        dataclasses.replace(request, test=request.training)
 
 
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:

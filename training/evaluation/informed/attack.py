@@ -20,7 +20,7 @@ from prn_guard.errors import InvalidArgumentError
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import Pictures, digest_of
+from training.datasets import Pictures, check_other_pictures, digest_of
 from training.evaluation.informed.attacker import Attacker, knowledge
 from training.evaluation.informed.store import PerturbationStore
 from training.evaluation.informed.study import Study
@@ -76,7 +76,7 @@ def attack_guard(
     Raises:
         InvalidArgumentError: a ball, steps or names that make no sense, or `out` holds results of
             another request.
-        DataError: too few crafting pictures.
+        DataError: too few crafting pictures, or the test pictures are the same.
     """
     check_ball(norm, epsilon, test.shape)
     if steps < 1:
@@ -99,6 +99,9 @@ def attack_guard(
         "seed": seed,
         "prn-guard": __version__,
     }
+    check_other_pictures(
+        request["test pictures"], request["crafting pictures"], "those that the attacker crafts on"
+    )
     results = _results(out, request, restart=restart)
     starts = bank_unseen if any(entry.warm for entry in chosen) else None
     known = knowledge(guarded, crafting, norm=norm, precision=precision, seed=seed, starts=starts)

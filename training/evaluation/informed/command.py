@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from prn_guard.files import sha256_of
-from training.datasets import Pictures, check_same_classes
+from training.datasets import Pictures
 from training.evaluation.informed.attack import STEPS, attack_guard
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
-from training.guard.pictures import recorded_pictures
+from training.guard.pictures import judged_pictures, recorded_pictures
 from training.guard.surrogates import Precision
 
 
@@ -53,8 +53,7 @@ def attack_guard_folder(
         InvalidArgumentError: options that make no sense, or `out` holds another attack.
     """
     guarded, record = load_guard(folder)
-    test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
-    check_same_classes(record.class_names, test.class_names)
+    test = judged_pictures(folder, record, images, limit=limit, data_folder=data_folder)
     return attack_guard(
         guarded.to(device),
         norm=record.norm,
