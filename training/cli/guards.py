@@ -140,6 +140,7 @@ def evaluate(
     ] = None,
     limit: options.LimitOption = None,
     data_folder: options.DataFolderOption = None,
+    device: options.DeviceOption = "cpu",
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:
@@ -156,6 +157,7 @@ def evaluate(
         crafting_images=crafting_images,
         limit=limit,
         data_folder=data_folder,
+        device=device_named(device),
         seed=seed,
     )
     print_metrics(metrics)

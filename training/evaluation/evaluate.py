@@ -12,15 +12,17 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prn_guard import console
 from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
+from training.attacks.subject import for_attacks
 from training.datasets import (
     Pictures,
     digest_of,
@@ -47,6 +49,7 @@ ADAPTIVE = "adaptive.safetensors"
 CURVE_PICTURES = 1000
 CURVE_SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 ADAPTIVE_SCALES = (0.5, 1.0, 2.0)
+CPU: Final = torch.device("cpu")
 STARTS = 3
 """Random starts of the adaptive attacker per surrogate: one alone was up to 13 points too weak."""
 
@@ -61,6 +64,7 @@ def evaluate_guard(
     crafting_images: str | None = None,
     limit: int | None = None,
     data_folder: Path | None = None,
+    device: torch.device = CPU,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure the guard of `folder` and write the result files to `out`.
@@ -74,6 +78,7 @@ def evaluate_guard(
         crafting_images: pictures of the adaptive attacker; None takes the training pictures.
         limit: at most so many test pictures.
         data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+        device: where to compute.
         seed: of mixes, attacks and bootstrap.
 
     Raises:
@@ -90,8 +95,9 @@ def evaluate_guard(
         if before.get("request") == request:
             console.say(f"{out} holds this very evaluation already; nothing to do.")
             return before
+    for_attacks(guarded.target, device)
     attacker = InformedAttacker(
-        guarded,
+        guarded.to(device),
         record,
         held_in_memory(
             crafting_pictures(
@@ -100,13 +106,14 @@ def evaluate_guard(
                 data_folder=data_folder,
                 seed=seed,
                 purpose="adaptive pictures",
-            )
+            ),
+            device=device,
         ),
         path=out / ADAPTIVE,
         request=request,
         seed=seed,
     )
-    test, unseen = held_in_memory(test), load_bank(folder).unseen
+    test, unseen = held_in_memory(test, device=device), load_bank(folder).unseen
     metrics = _measure(guarded, record, test, unseen, loaded, attacker, seed)
     metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
     metrics["request"] = request
@@ -194,6 +201,7 @@ def _measure(
             "test_pictures": len(test),
             "held_out_perturbations": len(unseen),
             "calibrated_false_positive_rate": record.false_positive_rate,
+            "device": str(test.device),
             "versions": versions(),
         },
     }

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from prn_guard.files import sha256_of
+from training.attacks.subject import for_attacks
 from training.datasets import Pictures
 from training.evaluation.informed.attack import STEPS, attack_guard
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
 from training.guard.pictures import judged_pictures, recorded_pictures
 from training.guard.surrogates import Precision
+
+CPU: Final = torch.device("cpu")
 
 
 def attack_guard_folder(
@@ -27,7 +30,7 @@ def attack_guard_folder(
     crafting_images: str | None = None,
     limit: int | None = None,
     data_folder: Path | None = None,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
     seed: int = 0,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def attack_guard_folder(
         crafting_images: pictures of the attacker; None takes the training pictures.
         limit: at most so many test pictures.
         data_folder: where to look for Fashion-MNIST first; None takes the fit's.
-        device: where to compute; None is the CPU.
+        device: where to compute.
         seed: of every random choice.
         restart: throw away what an earlier run left in `out`.
 
@@ -54,6 +57,7 @@ def attack_guard_folder(
     """
     guarded, record = load_guard(folder)
     test = judged_pictures(folder, record, images, limit=limit, data_folder=data_folder)
+    for_attacks(guarded.target, device)
     return attack_guard(
         guarded.to(device),
         norm=record.norm,
