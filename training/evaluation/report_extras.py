@@ -15,6 +15,7 @@ from prn_guard.contract import Positive
 from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json
 from training.attacks.norms import Norm
+from training.evaluation.informed.attack import INFORMED
 from training.evaluation.measured import MeasuredFigure, MeasuredUnder, Part
 from training.evaluation.tables import interval, percent
 from training.evaluation.transfer import TRANSFER
@@ -27,7 +28,6 @@ from training.evaluation.transfer_tables import (
     perturbation_rows,
 )
 
-INFORMED: Final = "informed.json"
 SHOWN_APART: Final = frozenset({"request", "threat_model", "setting"})
 """Parts of `informed.json` that are no results."""
 

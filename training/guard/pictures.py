@@ -87,6 +87,25 @@ def judged_pictures(
     return pictures
 
 
+def attackers_pictures(
+    record: GuardRecord, spec: str | None, *, data_folder: Path | None = None
+) -> Pictures:
+    """Open the pictures of whoever attacks the guard.
+
+    Args:
+        record: of the guard.
+        spec: pictures of the attacker's own; None takes the guard's training pictures.
+        data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+
+    Raises:
+        DataError: they cannot be read, or do not fit the guard's classes.
+    """
+    limit = record.limit if spec is None else None
+    return recorded_pictures(
+        record, spec or record.images, "train", limit=limit, data_folder=data_folder
+    )
+
+
 def crafting_pictures(
     record: GuardRecord,
     spec: str | None,
@@ -107,9 +126,6 @@ def crafting_pictures(
     Raises:
         DataError: they cannot be read, or do not fit the guard's classes.
     """
-    limit = record.limit if spec is None else None
-    pictures = recorded_pictures(
-        record, spec or record.images, "train", limit=limit, data_folder=data_folder
-    )
+    pictures = attackers_pictures(record, spec, data_folder=data_folder)
     order = torch.randperm(len(pictures), generator=generator_for(seed, purpose))
     return Subset(pictures, order[:CRAFTING_PICTURES])
