@@ -53,6 +53,14 @@ def fit(
         int | None,
         typer.Option(min=0, help="Attacks on the whole guard that it is trained on, in rounds."),
     ] = None,
+    clean_divergence: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight in the loss: divergence from the target's clean logits."),
+    ] = None,
+    pixels: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight in the loss: squared distance from the clean picture."),
+    ] = None,
     detector: Annotated[
         Literal["joint", "linear", "rbf"] | None,
         typer.Option(
@@ -107,6 +115,8 @@ def fit(
             synthetic=synthetic,
             epochs=epochs,
             rounds=rounds,
+            clean_divergence=clean_divergence,
+            pixels=pixels,
             detector=detector,
             detector_features=detector_features,
             false_positive_rate=false_positive_rate,

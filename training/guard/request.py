@@ -64,6 +64,12 @@ class FitOptions:
     """Of the rectifier's training; None takes the recipe's own."""
     rounds: int | None = None
     """Of attacking the guard and training on what was found; None takes the recipe's own."""
+    clean_divergence: float | None = None
+    """Weight, in the loss, of the divergence from the target's clean logits; None takes the
+    recipe's own."""
+    pixels: float | None = None
+    """Weight, in the loss, of the squared distance of rectified pictures from the clean ones; None
+    takes the recipe's own."""
     detector: Literal["joint"] | Kernel | None = None
     """None takes the one that is trained together with the rectifier, else a linear SVM."""
     detector_features: FeatureForm | None = None
@@ -143,7 +149,7 @@ class FitRequest:
         recipe = recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
         if options.recipe == "default" and max(self.training.pictures.shape[1:]) > SMALL_PICTURE:
             recipe = replace(recipe, batch_size=BATCH_OF_LARGE_PICTURES)
-        return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
+        return replace(recipe, **self._given("rounds", "clean_divergence", "pixels"))
 
     def rectifier(self) -> RectifierSpec:
         """The rectifier to train, for pictures of the target's input.
@@ -152,10 +158,8 @@ class FitRequest:
             InvalidArgumentError: a shape was asked for that `compact` does not have, or for the
                 paper's network, which has one alone.
         """
-        spec, options = self.loaded.target.spec, self.options
-        asked = {name: getattr(options, name) for name in ("factor", "width", "blocks")}
-        given = {name: value for name, value in asked.items() if value is not None}
-        if options.architecture == "paper":
+        spec, given = self.loaded.target.spec, self._given("factor", "width", "blocks")
+        if self.options.architecture == "paper":
             if given:
                 raise InvalidArgumentError(
                     f"{', '.join(given)} of the rectifier was given, and the architecture is "
@@ -170,6 +174,11 @@ class FitRequest:
             raise InvalidArgumentError(
                 f"The rectifier's {first['loc'][0]} is {first['input']!r}; {first['msg']}."
             ) from error
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Those of the options that were not left to the recipe or to the size of the pictures."""
+        asked = {name: getattr(self.options, name) for name in names}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def fitted_detector(self) -> DetectorSpec:
         """The SVM to fit to what the rectifier removes, where none is trained together with it."""
