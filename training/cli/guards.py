@@ -43,7 +43,7 @@ def fit(
     ] = "default",
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        typer.Option(help="Of the rectifier's training; bfloat16 is faster where it is built in."),
+        typer.Option(help="Of the rectifier's training; bfloat16 may be faster where built in."),
     ] = "float32",
     members: Annotated[int, typer.Option(min=2, help="Real perturbations to craft.")] = 25,
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,

@@ -237,8 +237,8 @@ def _curve(
 ) -> list[dict[str, Any]]:
     """Fooling rates over epsilon: held-out perturbations scaled, adaptive ones crafted anew.
 
-    The adaptive ones go through the surrogate, and begin at the start, that hurt the guard most
-    at its own epsilon.
+    The adaptive ones go through the surrogate, and begin at the start (scaled), that hurt the guard
+    most at its own epsilon.
     """
 
     def informed(scale: float) -> Tensor | None:
