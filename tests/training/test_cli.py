@@ -56,6 +56,21 @@ def test_the_detector_is_chosen_on_the_command_line(
 
 
 @pytest.mark.usefixtures("_quick_work")
+def test_terms_of_the_loss_are_weighted_on_the_command_line(
+    run: Run, work: Workplace, tmp_path: Path
+) -> None:
+    command = ("fit", *work.arguments(), "--test-images", work.images, "--epsilon", EPSILON, *FIT)
+    rectifiers = []
+    for name, weights in (("own", ()), ("given", ("--clean-divergence", 0.5, "--pixels", 0))):
+        assert run(*command, *weights, "--out", tmp_path / name).code == 0
+        recipe = json.loads((tmp_path / name / "guard.json").read_text())["recipe"]
+        expected = (0.5, 0.0) if weights else (0.0, 100.0)
+        assert (recipe["clean_divergence"], recipe["pixels"]) == expected
+        rectifiers.append(load_tensors(tmp_path / name / "rectifier.safetensors")[0])
+    assert any(not torch.equal(rectifiers[0][key], rectifiers[1][key]) for key in rectifiers[0])
+
+
+@pytest.mark.usefixtures("_quick_work")
 def test_fit_and_evaluate_from_the_command_line(run: Run, work: Workplace, tmp_path: Path) -> None:
     out, evaluation = tmp_path / "guard", tmp_path / "evaluation"
     command = ("fit", *work.arguments(), "--test-images", work.images, "--epsilon", EPSILON, *FIT)

@@ -42,6 +42,7 @@ def attack_guard(
     json_file: console.JsonOption = None,
 ) -> None:
     """Attack a guard with everything known: the whole suite, and masking checks. Resumes."""
+    from training.evaluation.informed.attack import INFORMED
     from training.evaluation.informed.command import attack_guard_folder
 
     result = attack_guard_folder(
@@ -60,7 +61,7 @@ def attack_guard(
         restart=restart,
     )
     print_informed(result)
-    console.say(f"Results: {out / 'informed.json'}")
+    console.say(f"Results: {out / INFORMED}")
     console.write_result(json_file, result)
 
 

@@ -43,7 +43,7 @@ def fit(
     ] = "default",
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        typer.Option(help="Of the rectifier's training; bfloat16 is faster where it is built in."),
+        typer.Option(help="Of the rectifier's training; bfloat16 may be faster where built in."),
     ] = "float32",
     members: Annotated[int, typer.Option(min=2, help="Real perturbations to craft.")] = 25,
     held_out: Annotated[int, typer.Option(min=1, help="Of these, kept for evaluation.")] = 5,
@@ -52,6 +52,14 @@ def fit(
     rounds: Annotated[
         int | None,
         typer.Option(min=0, help="Attacks on the whole guard that it is trained on, in rounds."),
+    ] = None,
+    clean_divergence: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight in the loss: divergence from the target's clean logits."),
+    ] = None,
+    pixels: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight in the loss: squared distance from the clean picture."),
     ] = None,
     detector: Annotated[
         Literal["joint", "linear", "rbf"] | None,
@@ -107,6 +115,8 @@ def fit(
             synthetic=synthetic,
             epochs=epochs,
             rounds=rounds,
+            clean_divergence=clean_divergence,
+            pixels=pixels,
             detector=detector,
             detector_features=detector_features,
             false_positive_rate=false_positive_rate,
@@ -140,6 +150,7 @@ def evaluate(
     ] = None,
     limit: options.LimitOption = None,
     data_folder: options.DataFolderOption = None,
+    device: options.DeviceOption = "cpu",
     seed: console.SeedOption = 0,
     json_file: console.JsonOption = None,
 ) -> None:
@@ -156,6 +167,7 @@ def evaluate(
         crafting_images=crafting_images,
         limit=limit,
         data_folder=data_folder,
+        device=device_named(device),
         seed=seed,
     )
     print_metrics(metrics)

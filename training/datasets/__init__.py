@@ -1,6 +1,11 @@
 """Labelled pictures for training and evaluation: Fashion-MNIST, idx files, folders and tars."""
 
-from training.datasets.identity import NamedPictures, check_same_classes, digest_of
+from training.datasets.identity import (
+    NamedPictures,
+    check_other_pictures,
+    check_same_classes,
+    digest_of,
+)
 from training.datasets.idx import Split
 from training.datasets.loading import load_pictures
 from training.datasets.memory import batch_for, held_in_memory, on_device
@@ -23,6 +28,7 @@ __all__ = [
     "Subset",
     "batch_for",
     "batches",
+    "check_other_pictures",
     "check_same_classes",
     "digest_of",
     "even_positions",

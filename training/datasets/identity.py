@@ -32,6 +32,24 @@ def digest_of(pictures: Pictures) -> str:
     return f"{len(pictures)} of digest {digest.hexdigest()[:16]}"
 
 
+def check_other_pictures(test: str, known: str, what: str) -> None:
+    """Refuse to judge on the very pictures that what is judged was made from.
+
+    Args:
+        test: `digest_of` the test pictures.
+        known: `digest_of` the others.
+        what: the others are, for the message: "those that the guard was fitted on".
+
+    Raises:
+        DataError: the two are the same.
+    """
+    if test == known:
+        raise DataError(
+            f"The test pictures are {what} ({test}); expected others, because figures on these "
+            "say nothing of pictures that are new. Give a set that was kept apart."
+        )
+
+
 def check_same_classes(names: tuple[str, ...], others: tuple[str, ...]) -> None:
     """Refuse two sets whose classes have other names; sets that only number them always agree.
 

@@ -1,7 +1,7 @@
 """The short form of an attacker who knows the guard, as part of `evaluate`.
 
 Universal perturbations are re-optimised end to end through each surrogate of the guard
-(`informed.surrogates`), from several random starts, and whatever hurts the real one most is
+(`training.guard.surrogates`), from several random starts, and whatever hurts the real one most is
 reported. `attack-guard` is the long form: more attacks, more steps, and checks of their strength.
 """
 
@@ -82,9 +82,10 @@ class InformedAttacker:
     def perturbation(self, surrogate: str, start: int, *, scale: float = 1.0) -> Tensor:
         """The perturbation `(C, H, W)` through `surrogate`, at `scale` times the epsilon.
 
-        `start` is the number of the random start; each gives another perturbation.
+        `start` is the number of the random start; each gives another perturbation. At another scale
+        the attack begins at the same start, scaled, and sees the same pictures.
         """
-        key, record = f"{surrogate}@{scale:g}#{start}", self._record
+        record = self._record
         epsilon = scaled_epsilon(record.norm, record.epsilon, record.input.shape, scale)
 
         def craft() -> Crafted:
@@ -96,9 +97,10 @@ class InformedAttacker:
                     self._pictures,
                     norm=record.norm,
                     epsilon=epsilon,
-                    generator=generator_for(self._seed, f"adaptive {key}"),
+                    # Not of this scale: the curve over epsilon would compare other starts.
+                    generator=generator_for(self._seed, f"adaptive {surrogate}@1#{start}"),
                     track=track,
                 )
             return perturbation, {}
 
-        return self._store.get(key, craft)[0]
+        return self._store.get(f"{surrogate}@{scale:g}#{start}", craft)[0]

@@ -12,18 +12,19 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prn_guard import console
 from prn_guard.files import read_json, sha256_of, write_json
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
+from training.attacks.subject import for_attacks
 from training.datasets import (
     Pictures,
-    check_same_classes,
     digest_of,
     evenly_spaced,
     held_in_memory,
@@ -37,7 +38,7 @@ from training.evaluation.outcomes import Answers, answers
 from training.evaluation.protocols import apart, protocol, under
 from training.guard import folder as layout
 from training.guard.folder import GuardRecord, load_bank, load_guard
-from training.guard.pictures import crafting_pictures, recorded_pictures
+from training.guard.pictures import crafting_pictures, judged_pictures
 from training.guard.surrogates import SURROGATES
 from training.perturbations.loading import load_perturbations
 from training.progress import tracked
@@ -48,6 +49,7 @@ ADAPTIVE = "adaptive.safetensors"
 CURVE_PICTURES = 1000
 CURVE_SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 ADAPTIVE_SCALES = (0.5, 1.0, 2.0)
+CPU: Final = torch.device("cpu")
 STARTS = 3
 """Random starts of the adaptive attacker per surrogate: one alone was up to 13 points too weak."""
 
@@ -62,6 +64,7 @@ def evaluate_guard(
     crafting_images: str | None = None,
     limit: int | None = None,
     data_folder: Path | None = None,
+    device: torch.device = CPU,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure the guard of `folder` and write the result files to `out`.
@@ -75,6 +78,7 @@ def evaluate_guard(
         crafting_images: pictures of the adaptive attacker; None takes the training pictures.
         limit: at most so many test pictures.
         data_folder: where to look for Fashion-MNIST first; None takes the fit's.
+        device: where to compute.
         seed: of mixes, attacks and bootstrap.
 
     Raises:
@@ -83,8 +87,7 @@ def evaluate_guard(
     """
     begin = time.monotonic()
     guarded, record = load_guard(folder)
-    test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
-    check_same_classes(record.class_names, test.class_names)
+    test = judged_pictures(folder, record, images, limit=limit, data_folder=data_folder)
     loaded = {str(path): read(path, record.input.shape) for path in files}
     request = _request(folder, record, images, test, loaded, crafting_images, seed)
     if (out / METRICS).exists():
@@ -92,8 +95,9 @@ def evaluate_guard(
         if before.get("request") == request:
             console.say(f"{out} holds this very evaluation already; nothing to do.")
             return before
+    for_attacks(guarded.target, device)
     attacker = InformedAttacker(
-        guarded,
+        guarded.to(device),
         record,
         held_in_memory(
             crafting_pictures(
@@ -102,13 +106,14 @@ def evaluate_guard(
                 data_folder=data_folder,
                 seed=seed,
                 purpose="adaptive pictures",
-            )
+            ),
+            device=device,
         ),
         path=out / ADAPTIVE,
         request=request,
         seed=seed,
     )
-    test, unseen = held_in_memory(test), load_bank(folder).unseen
+    test, unseen = held_in_memory(test, device=device), load_bank(folder).unseen
     metrics = _measure(guarded, record, test, unseen, loaded, attacker, seed)
     metrics["setting"] |= {"seconds": round(time.monotonic() - begin, 1), "hardware": hardware()}
     metrics["request"] = request
@@ -196,6 +201,7 @@ def _measure(
             "test_pictures": len(test),
             "held_out_perturbations": len(unseen),
             "calibrated_false_positive_rate": record.false_positive_rate,
+            "device": str(test.device),
             "versions": versions(),
         },
     }
@@ -231,8 +237,8 @@ def _curve(
 ) -> list[dict[str, Any]]:
     """Fooling rates over epsilon: held-out perturbations scaled, adaptive ones crafted anew.
 
-    The adaptive ones go through the surrogate, and begin at the start, that hurt the guard most
-    at its own epsilon.
+    The adaptive ones go through the surrogate, and begin at the start (scaled), that hurt the guard
+    most at its own epsilon.
     """
 
     def informed(scale: float) -> Tensor | None:

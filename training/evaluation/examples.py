@@ -33,7 +33,7 @@ def write_examples(
     """
     positions = _first_of_each_class(test.labels)[:SHOWN]
     images = test.batch(positions)
-    chosen = unseen[torch.arange(len(positions)) % len(unseen)]
+    chosen = unseen[torch.arange(len(positions)) % len(unseen)].to(images.device)
     perturbed = torch.cat(
         [as_delivered(image[None], one) for image, one in zip(images, chosen, strict=True)]
     )
@@ -76,6 +76,6 @@ def _file_name(class_name: str) -> str:
 
 
 def _write_png(path: Path, image: Tensor) -> None:
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     write_whole(path, lambda partial: picture.save(partial, format="PNG"))

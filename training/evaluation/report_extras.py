@@ -15,6 +15,7 @@ from prn_guard.contract import Positive
 from prn_guard.errors import ArtifactError
 from prn_guard.files import read_json
 from training.attacks.norms import Norm
+from training.evaluation.informed.attack import INFORMED
 from training.evaluation.measured import MeasuredFigure, MeasuredUnder, Part
 from training.evaluation.tables import interval, percent
 from training.evaluation.transfer import TRANSFER
@@ -27,7 +28,6 @@ from training.evaluation.transfer_tables import (
     perturbation_rows,
 )
 
-INFORMED: Final = "informed.json"
 SHOWN_APART: Final = frozenset({"request", "threat_model", "setting"})
 """Parts of `informed.json` that are no results."""
 
@@ -91,14 +91,14 @@ def _transfer(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _informed(content: Mapping[str, Any]) -> dict[str, Any]:
     results = {key: value for key, value in content.items() if key not in SHOWN_APART}
-    worst = results.pop("worst", None)
+    # Written when an attack ends: until then it is that of an earlier run with fewer rows.
+    results.pop("worst", None)
     rows = list(_rows_in(results, ""))
     if not rows:
         raise ArtifactError(f"{INFORMED} holds no row of figures. Measure it anew.")
-    by_name = worst if isinstance(worst, Mapping) and _is_row(worst) else None
     return {
         "rows": rows,
-        "worst": by_name or min((row for _, row in rows), key=_guarded_accuracy),
+        "worst": min((row for _, row in rows), key=_guarded_accuracy),
         "details": list(_details(results, "")),
     }
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from prn_guard.files import sha256_of
 from training.attacks.subject import for_attacks
-from training.datasets import check_same_classes, held_in_memory
+from training.datasets import held_in_memory
 from training.datasets.fitting import Shape
 from training.evaluation.families import ENTRIES
 from training.evaluation.survey import Entry
 from training.evaluation.transfer import measure_transfer
 from training.guard import folder as layout
 from training.guard.folder import load_bank, load_guard
-from training.guard.pictures import crafting_pictures, recorded_pictures
+from training.guard.pictures import crafting_pictures, judged_pictures
 from training.perturbations.loading import load_perturbations
 
 CPU: Final = torch.device("cpu")
@@ -60,8 +60,7 @@ def transfer(
             pictures, perturbations and attacks cannot be used.
     """
     guarded, record = load_guard(folder)
-    test = recorded_pictures(record, images, "test", limit=limit, data_folder=data_folder)
-    check_same_classes(record.class_names, test.class_names)
+    test = judged_pictures(folder, record, images, limit=limit, data_folder=data_folder)
     shape = record.input.shape
     crafting = crafting_pictures(
         record, crafting_images, data_folder=data_folder, seed=seed, purpose="transfer pictures"

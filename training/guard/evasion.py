@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.norms import perturb
 from training.attacks.objectives import Objective
-from training.guard.surrogates import Precision, excess, in_precision
+from training.guard.recipe import Precision
+from training.guard.surrogates import excess, in_precision
 
 
 def evading(

@@ -20,6 +20,8 @@ from prn_guard.errors import InvalidArgumentError
 
 RecipeName = Literal["default", "paper"]
 Precision = Literal["float32", "bfloat16"]
+PERTURBED_SHARE: Final = 0.5
+"""Of what rectifier and detector are trained on, as in the paper."""
 ITERATIONS_PER_DECAY: Final = 1000
 WARM_UP_ITERATIONS: Final = 100
 LONGEST_WARM_UP: Final = 0.1
@@ -61,7 +63,7 @@ class Recipe:
     learning_rate: float
     decay: float | None = None
     batch_size: int = 64
-    perturbed_share: float = 0.5
+    perturbed_share: float = PERTURBED_SHARE
     mirrored: bool = False
     augmented: bool = False
     clean_divergence: float = 0.0

@@ -13,10 +13,8 @@ from torch import Tensor
 from training.attacks.norms import Norm, perturb
 from training.datasets import Pictures
 from training.guard.augmentation import vary
-from training.guard.recipe import Recipe
+from training.guard.recipe import PERTURBED_SHARE, Recipe
 from training.processes import Processes
-
-PERTURBED_SHARE = 0.5
 
 
 @final

@@ -12,7 +12,12 @@ from prn_guard.nn.detector import DetectorSpec, FeatureForm, Kernel, detector_sp
 from prn_guard.nn.rectifier import SMALL_PICTURE, RectifierSpec, default_spec
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import NamedPictures, check_same_classes, digest_of
+from training.datasets import (
+    NamedPictures,
+    check_other_pictures,
+    check_same_classes,
+    digest_of,
+)
 from training.guard import folder as layout
 from training.guard.recipe import Precision, Recipe, RecipeName, recipe_named
 from training.resuming import REQUEST, claim_folder
@@ -59,6 +64,12 @@ class FitOptions:
     """Of the rectifier's training; None takes the recipe's own."""
     rounds: int | None = None
     """Of attacking the guard and training on what was found; None takes the recipe's own."""
+    clean_divergence: float | None = None
+    """Weight, in the loss, of the divergence from the target's clean logits; None takes the
+    recipe's own."""
+    pixels: float | None = None
+    """Weight, in the loss, of the squared distance of rectified pictures from the clean ones; None
+    takes the recipe's own."""
     detector: Literal["joint"] | Kernel | None = None
     """None takes the one that is trained together with the rectifier, else a linear SVM."""
     detector_features: FeatureForm | None = None
@@ -86,7 +97,7 @@ class FitRequest:
 
     Raises:
         InvalidArgumentError: a ball or options that make no sense.
-        DataError: training and test pictures have other classes.
+        DataError: training and test pictures have other classes, or are the same.
     """
 
     loaded: LoadedTarget
@@ -102,6 +113,11 @@ class FitRequest:
         self.recipe()
         self.rectifier()
         check_same_classes(self.training.pictures.class_names, self.test.pictures.class_names)
+        check_other_pictures(
+            digest_of(self.test.pictures),
+            digest_of(self.training.pictures),
+            "those that the guard is fitted on",
+        )
         # Asked here: the detector is fitted last, and may refuse this combination.
         self.fitted_detector()
         if self.options.detector == "joint" and not self.recipe().detection:
@@ -133,7 +149,7 @@ class FitRequest:
         recipe = recipe_named(options.recipe, epochs=options.epochs, precision=options.precision)
         if options.recipe == "default" and max(self.training.pictures.shape[1:]) > SMALL_PICTURE:
             recipe = replace(recipe, batch_size=BATCH_OF_LARGE_PICTURES)
-        return recipe if options.rounds is None else replace(recipe, rounds=options.rounds)
+        return replace(recipe, **self._given("rounds", "clean_divergence", "pixels"))
 
     def rectifier(self) -> RectifierSpec:
         """The rectifier to train, for pictures of the target's input.
@@ -142,10 +158,8 @@ class FitRequest:
             InvalidArgumentError: a shape was asked for that `compact` does not have, or for the
                 paper's network, which has one alone.
         """
-        spec, options = self.loaded.target.spec, self.options
-        asked = {name: getattr(options, name) for name in ("factor", "width", "blocks")}
-        given = {name: value for name, value in asked.items() if value is not None}
-        if options.architecture == "paper":
+        spec, given = self.loaded.target.spec, self._given("factor", "width", "blocks")
+        if self.options.architecture == "paper":
             if given:
                 raise InvalidArgumentError(
                     f"{', '.join(given)} of the rectifier was given, and the architecture is "
@@ -160,6 +174,11 @@ class FitRequest:
             raise InvalidArgumentError(
                 f"The rectifier's {first['loc'][0]} is {first['input']!r}; {first['msg']}."
             ) from error
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Those of the options that were not left to the recipe or to the size of the pictures."""
+        asked = {name: getattr(self.options, name) for name in names}
+        return {name: value for name, value in asked.items() if value is not None}
 
     def fitted_detector(self) -> DetectorSpec:
         """The SVM to fit to what the rectifier removes, where none is trained together with it."""

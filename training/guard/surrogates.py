@@ -16,7 +16,7 @@ logarithm of its spectrum magnifies what rounding leaves in empty frequencies.
 """
 
 from collections.abc import Callable
-from typing import Final, Literal, final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,7 @@ from torch.nn import functional as F
 
 from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.fooling import Classifier
-
-Precision = Literal["float32", "bfloat16"]
+from training.guard.recipe import Precision
 
 GATE_WIDTH: Final = 1.0
 """Scores this far from the threshold are e:1 decided; the SVM's own margin is 1."""

@@ -57,9 +57,11 @@ def test_only_attacks_of_the_same_request_are_kept(
     same: bool,
 ) -> None:
     crafted: list[float] = []
+    seeds: list[int] = []
 
-    def craft(*_: object, epsilon: float, **__: object) -> Tensor:
+    def craft(*_: object, epsilon: float, generator: torch.Generator, **__: object) -> Tensor:
         crafted.append(epsilon)
+        seeds.append(generator.initial_seed())
         return torch.full((1, 12, 12), epsilon)
 
     monkeypatch.setattr(adaptive, "adaptive_perturbation", craft)
@@ -76,5 +78,7 @@ def test_only_attacks_of_the_same_request_are_kept(
     first.perturbation("rectifier", 1)
     first.perturbation("rectifier", 0, scale=2.0)
     assert crafted == [0.15, 0.15, 0.3]
+    # The larger ball is attacked from the first start, not from one of its own.
+    assert seeds[2] == seeds[0] != seeds[1]
     attacker(0 if same else 1).perturbation("rectifier", 1)
     assert crafted == [0.15, 0.15, 0.3, *([] if same else [0.15])]

@@ -161,6 +161,16 @@ def test_the_informed_attacker_is_shown_row_by_row_whatever_stands_beside(
     assert "strength curve 1, steps 125" in text
 
 
+def test_the_worst_of_an_earlier_run_does_not_hide_a_row_that_followed(guard: Path) -> None:
+    content = _informed(guard, as_list=False)
+    harder = {key: dict(value) for key, value in content["attacks"]["wide gate"].items()
+              if key in UNDER}  # fmt: skip
+    harder["guarded_perturbed_accuracy"] |= {"value": 0.0123, "low": 0.01, "high": 0.02}
+    content["attacks"]["later"] = harder
+    write_json(guard.parent / "evaluation" / "informed.json", content)
+    assert "at worst 1.23 % accuracy" in rendered(guard, guard.parent / "evaluation").text
+
+
 def test_results_of_another_guard_or_not_whole_are_refused(guard: Path) -> None:
     evaluation = guard.parent / "evaluation"
     content = _transfer(guard)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from prn_guard.errors import InvalidArgumentError, StorageError
+from prn_guard.errors import DataError, InvalidArgumentError, StorageError
 from prn_guard.nn.rectifier import RectifierSpec
 from tests.training.small import pictures
 from tests.training.tiny_guard import EPSILON, Workplace
 from training.datasets import NamedPictures
+from training.guard.recipe import recipe_named
 
 
 def test_the_fingerprint_names_all_that_the_result_depends_on(work: Workplace) -> None:
@@ -44,6 +45,8 @@ def test_a_request_comes_back_to_its_folder(work: Workplace, tmp_path: Path) -> 
         ({"processes": 2}, ["processes (1 there, 2 now)"]),
         ({"detector": "rbf"}, ["detector (None there, rbf now)"]),
         ({"rounds": 3}, ["rounds (None there, 3 now)"]),
+        ({"clean_divergence": 0.5}, ["clean_divergence (None there, 0.5 now)"]),
+        ({"pixels": 0.0}, ["pixels (None there, 0.0 now)"]),
         (
             {"detector": "linear", "detector_features": "energy"},
             ["detector (None there, linear now)", "detector_features (None there, energy now)"],
@@ -140,6 +143,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(work: Workplace, tmp_path:
         ({"recipe": "paper", "detector": "joint"}, "trains no detector together"),
         ({"recipe": "paper", "rounds": 1}, "rounds is 1 and detection is 0"),
         ({"rounds": -1}, "rounds is -1"),
+        ({"clean_divergence": -1.0}, "clean_divergence is -1.0; expected 0 or more"),
+        ({"pixels": float("nan")}, "pixels is nan"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -153,6 +158,21 @@ def test_options_that_make_no_sense_are_refused(
 def test_a_ball_that_makes_no_sense_is_refused(work: Workplace, epsilon: float) -> None:
     with pytest.raises(InvalidArgumentError, match="epsilon"):
         dataclasses.replace(work.request(), epsilon=epsilon)
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_terms_of_the_loss_take_the_weights_that_are_given(work: Workplace, recipe: str) -> None:
+    own = recipe_named(recipe)
+    assert work.request(recipe=recipe, epochs=None).recipe() == own
+    weights = {"clean_divergence": 0.5, "pixels": 0.0 if own.pixels else 3.0}
+    asked = work.request(recipe=recipe, epochs=None, **weights).recipe()
+    assert asked == dataclasses.replace(own, **weights)
+
+
+def test_figures_on_the_training_pictures_are_not_fitted_for(work: Workplace) -> None:
+    request = work.request()
+    with pytest.raises(DataError, match=r"those that the guard is fitted on \(240 of digest"):
+        dataclasses.replace(request, test=request.training)
 
 
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:

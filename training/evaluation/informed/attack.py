@@ -20,16 +20,16 @@ from prn_guard.errors import InvalidArgumentError
 from prn_guard.nn.guarded import GuardedClassifier
 from prn_guard.version import __version__
 from training.attacks.norms import Norm, check_ball
-from training.datasets import Pictures, digest_of
+from training.datasets import Pictures, check_other_pictures, digest_of
 from training.evaluation.informed.attacker import Attacker, knowledge
 from training.evaluation.informed.store import PerturbationStore
 from training.evaluation.informed.study import Study
 from training.evaluation.informed.suite import entries_named
 from training.evaluation.result_file import ResultFile, earlier_results
-from training.guard.surrogates import Precision
+from training.guard.recipe import Precision
 from training.resuming import check_same_request
 
-RESULT: Final = "informed.json"
+INFORMED: Final = "informed.json"
 PERTURBATIONS: Final = "informed.safetensors"
 STEPS: Final = 1000
 
@@ -76,30 +76,23 @@ def attack_guard(
     Raises:
         InvalidArgumentError: a ball, steps or names that make no sense, or `out` holds results of
             another request.
-        DataError: too few crafting pictures.
+        DataError: too few crafting pictures, or the test pictures are the same.
     """
-    check_ball(norm, epsilon, test.shape)
-    if steps < 1:
-        raise InvalidArgumentError(f"steps is {steps}; expected at least 1.")
+    request = attack_request(
+        norm=norm, epsilon=epsilon, crafting=crafting, test=test, identity=identity,
+        bank_unseen=bank_unseen, steps=steps, precision=precision, seed=seed,
+    )  # fmt: skip
     chosen = [one for one in entries_named(entries) if bank_unseen is not None or not one.warm]
     if not chosen:
         raise InvalidArgumentError(
             f"{', '.join(entries or ())}: starts from a held-out perturbation, and there is none. "
             "Give bank_unseen, or choose other entries."
         )
-    request = {
-        **identity,
-        "norm": norm,
-        "epsilon": epsilon,
-        "crafting pictures": digest_of(crafting),
-        "test pictures": digest_of(test),
-        "held-out perturbations": _digest(bank_unseen),
-        "steps": steps,
-        "precision": precision,
-        "seed": seed,
-        "prn-guard": __version__,
-    }
-    results = _results(out, request, restart=restart)
+    if restart:
+        (out / INFORMED).unlink(missing_ok=True)
+        (out / PERTURBATIONS).unlink(missing_ok=True)
+    check_folder(out, request)
+    results = ResultFile(out / INFORMED, request)
     starts = bank_unseen if any(entry.warm for entry in chosen) else None
     known = knowledge(guarded, crafting, norm=norm, precision=precision, seed=seed, starts=starts)
     store = PerturbationStore(out / PERTURBATIONS, request)
@@ -114,15 +107,53 @@ def attack_guard(
     return results.content
 
 
-def _results(out: Path, request: dict[str, Any], *, restart: bool) -> ResultFile:
-    path = out / RESULT
-    if restart:
-        path.unlink(missing_ok=True)
-        (out / PERTURBATIONS).unlink(missing_ok=True)
-    before = earlier_results(path)
+def attack_request(
+    *,
+    norm: Norm,
+    epsilon: float,
+    crafting: Pictures,
+    test: Pictures,
+    identity: Mapping[str, Any],
+    bank_unseen: Tensor | None,
+    steps: int,
+    precision: Precision,
+    seed: int,
+) -> dict[str, Any]:
+    """All that the result of `attack_guard` with these arguments depends on.
+
+    Raises:
+        InvalidArgumentError: a ball or steps that make no sense.
+        DataError: crafting and test pictures are the same.
+    """
+    check_ball(norm, epsilon, test.shape)
+    if steps < 1:
+        raise InvalidArgumentError(f"steps is {steps}; expected at least 1.")
+    crafted_on, judged_on = digest_of(crafting), digest_of(test)
+    check_other_pictures(judged_on, crafted_on, "those that the attacker crafts on")
+    return {
+        **identity,
+        "norm": norm,
+        "epsilon": epsilon,
+        "crafting pictures": crafted_on,
+        "test pictures": judged_on,
+        "held-out perturbations": _digest(bank_unseen),
+        "steps": steps,
+        "precision": precision,
+        "seed": seed,
+        "prn-guard": __version__,
+    }
+
+
+def check_folder(out: Path, request: Mapping[str, Any]) -> None:
+    """Refuse a folder whose `informed.json` is of another request.
+
+    Raises:
+        InvalidArgumentError: it is.
+        ArtifactError: it is no result of this command.
+    """
+    before = earlier_results(out / INFORMED)
     if before is not None:
         check_same_request(before["request"], request, out, "an attack on a guard")
-    return ResultFile(path, request)
 
 
 def _digest(perturbations: Tensor | None) -> str | None:

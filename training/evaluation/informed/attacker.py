@@ -17,7 +17,7 @@ from training.evaluation.informed.random_search import universal_random_search
 from training.evaluation.informed.store import Crafted, PerturbationStore
 from training.evaluation.informed.suite import Entry
 from training.evaluation.informed.watching import pictures_right
-from training.guard.surrogates import Precision
+from training.guard.recipe import Precision
 from training.progress import tracked
 from training.randomness import generator_for
 

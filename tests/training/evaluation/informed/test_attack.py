@@ -249,6 +249,7 @@ def test_without_a_bank_the_warm_start_is_left_out(attack: Attack, tmp_path: Pat
         ({"steps": 0}, InvalidArgumentError, "steps is 0"),
         ({"entries": ["magic"]}, InvalidArgumentError, "no attack 'magic'"),
         ({"crafting": pictures(4)}, DataError, "has 4 pictures; expected at least 5"),
+        ({"test": pictures(120, seed=21)}, DataError, "are those that the attacker crafts on"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
