@@ -4,8 +4,8 @@
 
 Fits each guard under two seeds (`--only` names some), then measures it on the 10,000 test pictures,
 which decide nothing: the paper's protocols, perturbations of every family and of other networks,
-and attacks with everything known, at the ball's epsilon and for linf at 8/255 too. Attacks are
-judged on 2,000 of them. Resumes from `runs/guards`; writes
+and attacks with everything known, at the ball's epsilon and for linf at 8/255 too. Attacks, and
+perturbations of other families, are judged on 2,000 of them. Resumes from `runs/guards`; writes
 `benchmarks/results/guards_cifar10.json` and the tables of docs/results.md.
 """
 
@@ -21,6 +21,7 @@ from benchmarks.guarded import L2, LINF, Ball, Classifier, bank, cifar10, fitted
 from benchmarks.guards_measured import (
     FIGURES,
     Measurement,
+    attacked,
     collect,
     made_elsewhere,
     measured,
@@ -68,6 +69,13 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Of each attack on the guard.")] = 1000,
     entries: Annotated[list[str] | None, typer.Option(help="Attacks on the guard.")] = None,
     measure: Annotated[bool, typer.Option(help="Measure too, or fit alone.")] = True,
+    radius: Annotated[
+        float | None,
+        typer.Option(help="Of 255: only attack with everything known at this linf radius."),
+    ] = None,
+    cross_norm: Annotated[
+        bool, typer.Option(help="Also try held-out perturbations of the other norm's bank.")
+    ] = True,
 ) -> None:
     """Fit, measure, write the result, publish the tables."""
     keep_freed_memory()
@@ -77,17 +85,24 @@ def main(
         for number in seed or SEEDS:
             options = replace(ROWS[name].options, seed=number)
             folder, origin = fitted(name, classifier, ROWS[name].ball, options=options)
-            if measure:
-                plan = Measurement(
-                    elsewhere=made_elsewhere("cifar10", (3, 32, 32)),
-                    other_norm={"bank of the other norm": _other(classifier, ROWS[name].ball)},
-                    judged=JUDGED,
-                    steps=steps,
-                    attacks=entries,
-                )
-                figures = measured(folder, classifier, ROWS[name].ball, plan)
-                write_json(results_of(folder) / FIGURES, {"row": name, **origin, **figures})
-    if measure:
+            if not measure:
+                continue
+            ball = ROWS[name].ball
+            other = {"bank of the other norm": _other(classifier, ball)} if cross_norm else {}
+            plan = Measurement(
+                elsewhere=made_elsewhere("cifar10", (3, 32, 32)),
+                other_norm=other,
+                judged=JUDGED,
+                steps=steps,
+                attacks=entries,
+                radii=None if radius is None else (radius / 255,),
+            )
+            if radius is not None:
+                attacked(folder, classifier, ball, plan)
+                continue
+            figures = measured(folder, classifier, ball, plan)
+            write_json(results_of(folder) / FIGURES, {"row": name, **origin, **figures})
+    if measure and radius is None:
         collect(classifier, RESULT, threads=threads)
         publish(PAGE, "guards_cifar10", render(read_json(RESULT)))
 

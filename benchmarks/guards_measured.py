@@ -13,15 +13,16 @@ from torch import Tensor
 from benchmarks.classifiers import data_folder
 from benchmarks.guarded import WORK, Ball, Classifier
 from prn_guard.files import read_json, write_json
+from prn_guard.nn.guarded import GuardedClassifier
 from training.attacks.subject import CRAFTING_PICTURES, for_attacks
-from training.datasets import Subset, evenly_spaced, held_in_memory
+from training.datasets import Pictures, Subset, evenly_spaced, held_in_memory
 from training.evaluation.families import ENTRIES
 from training.evaluation.informed.attack import attack_guard
 from training.evaluation.outcomes import answers
 from training.evaluation.protocols import apart, protocol
 from training.evaluation.survey import Entry
 from training.evaluation.transfer import measure_transfer
-from training.guard.folder import load_bank, load_guard
+from training.guard.folder import GuardRecord, load_bank, load_guard
 from training.guard.recipe import Precision
 from training.perturbations.loading import load_perturbations
 from training.setting import hardware
@@ -38,7 +39,7 @@ class Measurement:
     Args:
         elsewhere: perturbations that others made, by name.
         other_norm: perturbations in the other norm, by name.
-        judged: attacks with everything known are judged on so many test pictures.
+        judged: attacks, those of other families too, are judged on so many test pictures.
         steps: of each of these attacks.
         attacks: their names; None makes all.
         families: attacks on the bare target.
@@ -63,44 +64,112 @@ def results_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}, measured")
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A guard and the pictures that it is measured on."""
+
+    guarded: GuardedClassifier
+    record: GuardRecord
+    unseen: Tensor
+    test: Pictures
+    crafting: Pictures
+    ball: Ball
+    plan: Measurement
+    results: Path
+    families: Path
+
+    def judged(self) -> Pictures:
+        """The test pictures that attacks are judged on."""
+        return evenly_spaced(self.test, self.plan.judged)
+
+
 def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> dict[str, Any]:
     """All figures of the guard in `folder`; what was measured before is kept."""
+    one = _subject(folder, classifier, ball, plan)
+    return {
+        **_protocols(one),
+        "rounds": one.record.rounds,
+        "seconds": one.record.seconds,
+        "transfer": _transfer(one),
+        "informed": [_informed(one, epsilon) for epsilon in _radii(ball, plan)],
+    }
+
+
+def attacked(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> None:
+    """Only the attacks with everything known, for `measured` to find them made."""
+    one = _subject(folder, classifier, ball, plan)
+    for epsilon in _radii(ball, plan):
+        _informed(one, epsilon)
+
+
+def _radii(ball: Ball, plan: Measurement) -> Sequence[float]:
+    return plan.radii or ([ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER])
+
+
+def _subject(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> _Subject:
     guarded, record = load_guard(folder)
     for_attacks(guarded.target, torch.device("cpu"))
     loaded = classifier.load()
-    test = held_in_memory(classifier.pictures(loaded, test=True).pictures)
     training = classifier.pictures(loaded, test=False).pictures
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(1))
-    crafting = held_in_memory(Subset(training, order[:CRAFTING_PICTURES]))
-    unseen = load_bank(folder).unseen
-    identity = {"guard": record.files}
-    clean = answers(guarded, test)
-    perturbed = [answers(guarded, test, one) for one in unseen]
-    everyone = np.ones(len(test), dtype=bool)
-    results = results_of(folder)
-    radii = plan.radii or ([ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER])
+    return _Subject(
+        guarded=guarded,
+        record=record,
+        unseen=load_bank(folder).unseen,
+        test=held_in_memory(classifier.pictures(loaded, test=True).pictures),
+        crafting=held_in_memory(Subset(training, order[:CRAFTING_PICTURES])),
+        ball=ball,
+        plan=plan,
+        results=results_of(folder),
+        families=WORK / classifier.name / f"families-{ball.name}.safetensors",
+    )
+
+
+def _protocols(one: _Subject) -> dict[str, Any]:
+    clean = answers(one.guarded, one.test)
+    perturbed = [answers(one.guarded, one.test, each) for each in one.unseen]
+    everyone = np.ones(len(one.test), dtype=bool)
     return {
         "apart": apart(clean, perturbed),
         "protocol_a": protocol(clean, perturbed, chosen=everyone, seed=0),
         "protocol_b": protocol(clean, perturbed, chosen=clean.bare == clean.labels, seed=0),
-        "rounds": record.rounds,
-        "seconds": record.seconds,
-        "transfer": measure_transfer(
-            guarded, norm=ball.norm, epsilon=ball.epsilon, crafting=crafting, test=test,
-            held_out=unseen, elsewhere=plan.elsewhere, families=plan.families,
-            other_norm=plan.other_norm, seed=0, out=results / "transfer", identity=identity,
-            families_path=WORK / classifier.name / f"families-{ball.name}.safetensors",
-        ),
-        "informed": [
-            attack_guard(
-                guarded, norm=ball.norm, epsilon=epsilon, crafting=crafting,
-                test=evenly_spaced(test, plan.judged), out=results / f"informed-{epsilon:.4f}",
-                identity=identity, bank_unseen=unseen, steps=plan.steps, entries=plan.attacks,
-                precision=plan.precision, checks=plan.checks and epsilon == ball.epsilon,
-            )
-            for epsilon in radii
-        ],
-    }  # fmt: skip
+    }
+
+
+def _transfer(one: _Subject) -> dict[str, Any]:
+    return measure_transfer(
+        one.guarded,
+        norm=one.ball.norm,
+        epsilon=one.ball.epsilon,
+        crafting=one.crafting,
+        test=one.judged(),
+        held_out=one.unseen,
+        elsewhere=one.plan.elsewhere,
+        families=one.plan.families,
+        other_norm=one.plan.other_norm,
+        seed=0,
+        out=one.results / "transfer",
+        identity={"guard files": one.record.files},
+        families_path=one.families,
+    )
+
+
+def _informed(one: _Subject, epsilon: float) -> dict[str, Any]:
+    return attack_guard(
+        one.guarded,
+        norm=one.ball.norm,
+        epsilon=epsilon,
+        crafting=one.crafting,
+        test=one.judged(),
+        out=one.results / f"informed-{epsilon:.4f}",
+        identity={"guard": one.record.files},
+        bank_unseen=one.unseen,
+        steps=one.plan.steps,
+        entries=one.plan.attacks,
+        precision=one.plan.precision,
+        checks=one.plan.checks and epsilon == one.ball.epsilon,
+    )
 
 
 def made_elsewhere(prefix: str, shape: tuple[int, int, int]) -> dict[str, Tensor]:
