@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Pixels = npt.NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 LARGEST_BUCKET = 64
 
@@ -39,7 +40,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
         buckets: as the caller wants them. None: powers of two up to 64 on the GPU, where every new
             size costs a search for the best convolutions; any size on the CPU, where padding only
             costs time.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1".
 
     Raises:
         InvalidArgumentError: no sequence, an empty one, a number below 1, or something else
@@ -47,7 +48,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
     """
     if buckets is None:
         powers = (1 << exponent for exponent in range(LARGEST_BUCKET.bit_length()))
-        return tuple(powers) if device == "cuda" else ()
+        return tuple(powers) if device.startswith("cuda") else ()
     if (
         not isinstance(buckets, Sequence)
         or not buckets
@@ -60,7 +61,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
     return tuple(sorted(set(buckets)))
 
 
-def pad(images: Pixels, buckets: tuple[int, ...]) -> Pixels:
+def pad(images: npt.NDArray[Scalar], buckets: tuple[int, ...]) -> npt.NDArray[Scalar]:
     """Repeat the last picture up to the next bucket; more than the largest stay as they are."""
     size = next((bucket for bucket in buckets if bucket >= len(images)), len(images))
     if size == len(images):

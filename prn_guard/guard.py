@@ -24,14 +24,14 @@ class Guard:
 
     Args:
         folder: what `python -m export` wrote; every file in it is verified before it is loaded.
-        device: "cpu", or "cuda" for the first visible NVIDIA GPU.
+        device: "cpu", "cuda" for the first visible NVIDIA GPU, or "cuda:1" for the second.
         public_key: a PEM file of an Ed25519 key; the manifest must then be signed by it.
         buckets: batch sizes that the graph is to see; smaller batches are padded up to the next
             and larger ones cut at the largest. None: powers of two up to 64 on the GPU, where
             every new size costs a search for the fastest convolutions, and any size on the CPU.
 
     Raises:
-        InvalidArgumentError: `device` is neither "cpu" nor "cuda", `buckets` is no sequence of
+        InvalidArgumentError: `device` is none of these, `buckets` is no sequence of
             integers of at least 1, or the key cannot be used.
         ArtifactError: a file is missing or changed, the signature is missing or wrong, or the graph
             does not keep the contract.
