@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from prn_guard.artifact import read_artifact
 from prn_guard.contract import GRAPH_FILE, Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.execution import grey, run, runtime_errors
+from prn_guard.execution import examine, grey, runtime_errors
+from prn_guard.preparation import to_tensor
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -100,8 +101,9 @@ def open_session(
 
 def _probe(session: "InferenceSession", manifest: Manifest, place: Path, device: Device) -> None:
     """Classify one grey picture: what is broken for good fails here, not at the first request."""
+    values = to_tensor(grey(manifest.input, 1), manifest.input, manifest.tensor)
     try:
-        run(session, manifest, place, grey(manifest.input, 1))
+        examine(session, manifest, place, values)
     except DeviceError as error:
         if cuda_index(device) is not None:
             raise
@@ -209,12 +211,15 @@ def _check_contract(session: "InferenceSession", manifest: Manifest, place: Path
     tensor, names = manifest.tensor, manifest.names
     picture = {tensor.name: (_INPUT_TYPES[tensor.dtype], tensor.shape(manifest.input))}
     _check_tensors("input", session.get_inputs(), picture, (tensor.name,), place)
-    outputs = {
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {
         names.logits: ("tensor(float)", (len(manifest.class_names),)),
         names.label: ("tensor(int64)", ()),
         names.score: ("tensor(float)", ()),
         names.flagged: ("tensor(bool)", ()),
     }
+    if names.rectified is not None:
+        channels, height, width = manifest.input.shape
+        outputs[names.rectified] = ("tensor(float)", (height, width, channels))
     _check_tensors("output", session.get_outputs(), outputs, manifest.outputs, place)
 
 
