@@ -44,3 +44,24 @@ def _normalised(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[n
     values -= np.asarray(spec.mean, dtype=np.float32)
     values /= np.asarray(spec.std, dtype=np.float32)
     return values
+
+
+def to_pixels(values: Tensor, spec: InputSpec, tensor: InputTensor) -> npt.NDArray[np.uint8]:
+    """The pictures that `to_tensor` would have made `values` of, rounded to whole pixel values.
+
+    Args:
+        values: `(B, H, W, C)` or `(B, C, H, W)`, as `tensor` says. Float values that no pixel gives
+            become the nearest one.
+        spec: the classifier's own scale.
+        tensor: the graph's input.
+
+    Returns:
+        `(B, H, W, C)` uint8 in 0..255, RGB or gray.
+    """
+    last: npt.NDArray[Any] = values if tensor.layout == "nhwc" else values.transpose(0, 2, 3, 1)
+    if tensor.dtype == "float32":
+        scale = 255.0 if spec.pixel_range == 1 else 1.0
+        pixels = (last.astype(np.float64) * spec.std + spec.mean) * scale
+        ordered = pixels[..., ::-1] if spec.channel_order == "bgr" else pixels
+        last = ordered.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(last)

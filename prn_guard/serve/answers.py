@@ -24,9 +24,10 @@ class Explanation(TypedDict):
     removed_largest: float | None
     """Largest change of one value, on 0..255."""
     before: ClassAnswer | None
-    """The bare classifier on the input; None where no `bare.onnx` lies in the artifact."""
+    """The classifier on the input; None where it was flagged and no `bare.onnx` lies beside."""
     after: ClassAnswer | None
-    """The bare classifier on the rectified picture, flagged or not; None where either is missing."""
+    """The classifier on the rectified picture; None where that is missing, or where the picture was
+    not flagged and no `bare.onnx` lies beside."""
 
 
 class Classification(ClassAnswer):
@@ -50,6 +51,8 @@ class AlarmAnswer(TypedDict):
     statistic: float
     threshold: float
     raised: bool
+    clean_share: float
+    alarms: int
 
 
 class ServerState(TypedDict):
