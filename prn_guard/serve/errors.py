@@ -50,11 +50,28 @@ class ForbiddenError(RequestError):
 
 
 class UnknownModelError(RequestError):
-    """A model or a version that is not served, or no such path."""
+    """A model, a version or a path that is not served."""
 
     status = 404
     grpc = "NOT_FOUND"
     outcome = "not_found"
+
+
+class MethodError(RequestError):
+    """A path that is served, with another method.
+
+    Args:
+        message: for the client.
+        allow: the methods that it takes, as the header `Allow` has them.
+    """
+
+    status = 405
+    grpc = "UNIMPLEMENTED"
+    outcome = "method"
+
+    def __init__(self, message: str, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class SlowClientError(RequestError):
@@ -63,6 +80,14 @@ class SlowClientError(RequestError):
     status = 408
     grpc = "DEADLINE_EXCEEDED"
     outcome = "slow_client"
+
+
+class DisconnectedError(RequestError):
+    """The client went away; nobody reads the answer. The status is the usual one in logs."""
+
+    status = 499
+    grpc = "CANCELLED"
+    outcome = "disconnected"
 
 
 class TooLargeError(RequestError):

@@ -1,6 +1,7 @@
 """What is told of every answered picture: counts, the attack alarm, the quarantine."""
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, final
@@ -45,7 +46,7 @@ class Watch:
         self._manifest, self._metrics, self._alarm = manifest, metrics, alarm
         self._quarantine, self._on_alarm = quarantine, on_alarm
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
-        self._pending = 0
+        self._room = threading.BoundedSemaphore(_MOST_PENDING)
         metrics.alarm(alarm.state)
 
     @property
@@ -93,7 +94,7 @@ class Watch:
     def _keep(
         self, quarantine: "Quarantine", values: Values, verdict: Verdict, row: int, request_id: str
     ) -> None:
-        if self._pending >= _MOST_PENDING:
+        if not self._room.acquire(blocking=False):
             self._metrics.quarantined(kept=False)
             return
         label = int(verdict.label[row])
@@ -114,7 +115,6 @@ class Watch:
             except Exception:
                 _log.exception("a flagged picture could not be kept")
             finally:
-                self._pending -= 1
+                self._room.release()
 
-        self._pending += 1
         self._pool.submit(keep)
