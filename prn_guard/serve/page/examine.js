@@ -1,0 +1,162 @@
+// One picture: sent as a client sends it, and what the guard made of it.
+
+import { ask } from "./server.js";
+import { percent, watch } from "./traffic.js";
+
+const NO_RECTIFIED = "not shown: the guard was exported without --with-rectified";
+const NO_BARE = "not known: exported without --with-bare";
+const SHOWN = 256;
+
+const at = (id) => document.getElementById(id);
+let latest = null;
+let span = 0;
+
+/** Examine one picture; an earlier one that is still under way is given up. */
+export async function examine(file) {
+  latest?.abort();
+  const mine = (latest = new AbortController());
+  at("problem").textContent = "";
+  at("examine").setAttribute("aria-busy", "true");
+  setVerdict("busy", "Examining …", file.name);
+  try {
+    const answer = await ask("v1/classify?explain=true", {
+      method: "POST",
+      body: file,
+      headers: { "Content-Type": file.type || "application/octet-stream" },
+      signal: mine.signal,
+    });
+    show(answer, file.name);
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    forget();
+    const lost = error.status === undefined ? "The answer cannot be shown." : error.message;
+    at("problem").textContent = `${file.name}: ${lost}`;
+    setVerdict("none", "Nothing examined", "Choose another picture, or the same one again.");
+  } finally {
+    if (latest === mine) at("examine").removeAttribute("aria-busy");
+  }
+  watch();
+}
+
+/** Examine the first of what was dropped, pasted or chosen, and say so if it was none or more. */
+export function examineFirst(files) {
+  if (files.length === 0) {
+    at("problem").textContent = "That was no file. Take a JPEG or PNG picture.";
+    return null;
+  }
+  const first = files[0];
+  const done = examine(first);
+  if (files.length > 1) {
+    at("problem").textContent = `Only the first of ${files.length} files is taken: ${first.name}`;
+  }
+  return done;
+}
+
+function show(answer, name) {
+  const told = answer.explanation;
+  const flagged = answer.flagged;
+  const own = { class_name: answer.class_name, probability: answer.probability };
+  setVerdict(
+    flagged ? "flagged" : "passed",
+    flagged ? "Flagged" : "Not flagged",
+    `${name}: answered ${answer.class_name} (${percent(answer.probability)}), ` +
+      (flagged ? "from the rectified picture" : "from the picture as it came"),
+  );
+  showPicture("input", told.input_png, `Original: ${name}`, "as the classifier sees it");
+  const factor = told.removed_factor;
+  const scaled = factor === null ? "" : `× ${short(factor)}`;
+  showPicture(
+    "removed", told.removed_png, `What the rectifier removed, ${scaled}`,
+    told.removed_largest === 0
+      ? "nothing: the rectifier left the picture as it is"
+      : `by the rectifier, ${scaled} around grey; at most ${short(told.removed_largest)} of 255`,
+  );
+  showPicture("rectified", told.rectified_png, `Rectified: ${name}`,
+    flagged ? "what was classified" : "what would be classified, if it were flagged");
+  showScale(answer.score, answer.threshold, flagged);
+  showLabel("before", told.before ?? (flagged ? null : own), !flagged);
+  showLabel("after", told.after ?? (flagged ? own : null), flagged);
+}
+
+/** Empty what an earlier picture left. */
+function forget() {
+  for (const id of ["input", "removed", "rectified"]) at(id).hidden = true;
+  at("scale-score").hidden = true;
+  at("scale").setAttribute("aria-label", "No score yet");
+  for (const id of ["before", "after"]) {
+    at(id).classList.remove("answered");
+    for (const cell of at(id).querySelectorAll("td")) cell.replaceChildren("–");
+  }
+}
+
+function setVerdict(state, word, text) {
+  at("verdict").dataset.state = state;
+  at("verdict-word").textContent = word;
+  at("verdict-text").textContent = text;
+}
+
+function showPicture(id, png, alt, note) {
+  const image = at(id);
+  image.hidden = png === null;
+  at(`${id}-note`).textContent = png === null ? NO_RECTIFIED : note;
+  if (png === null) return;
+  image.alt = alt;
+  image.onload = () => image.classList.toggle("small", image.naturalWidth < SHOWN);
+  image.src = `data:image/png;base64,${png}`;
+}
+
+/** Draw the score beside the threshold, which stays in the middle. The scale only ever widens, so
+ * that pictures examined one after the other can be compared. */
+function showScale(score, threshold, flagged) {
+  span = Math.max(span, roundUp(Math.abs(score - threshold) * 1.2));
+  const place = 0.5 + (score - threshold) / (2 * span);
+  const marker = at("scale-score");
+  marker.hidden = false;
+  marker.dataset.flagged = flagged;
+  marker.style.setProperty("--place", place);
+  at("scale-value").textContent = score.toFixed(4);
+  at("scale-low").textContent = (threshold - span).toPrecision(3);
+  at("scale-middle").textContent = `threshold ${threshold.toFixed(4)}`;
+  at("scale-high").textContent = (threshold + span).toPrecision(3);
+  at("scale").setAttribute(
+    "aria-label",
+    `Score ${score.toFixed(4)}, ${flagged ? "above" : "not above"} the threshold ` +
+      `${threshold.toFixed(4)}. The scale runs from ${(threshold - span).toPrecision(3)} to ` +
+      `${(threshold + span).toPrecision(3)}.`,
+  );
+}
+
+/** The next of 1, 2, 5, 10, 20 ... at or above `value`. */
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-6)));
+  return [1, 2, 5, 10].map((digit) => digit * power).find((step) => step >= value);
+}
+
+function showLabel(id, found, answered) {
+  const row = at(id);
+  const [label, chance] = row.querySelectorAll("td");
+  row.classList.toggle("answered", answered);
+  if (found === null) {
+    label.textContent = NO_BARE;
+    chance.textContent = "–";
+    return;
+  }
+  label.textContent = found.class_name;
+  if (answered) label.append(" ", piece("span", "tag", "the answer"));
+  const bar = piece("span", "bar", "");
+  bar.setAttribute("aria-hidden", "true");
+  bar.append(piece("i", "", ""));
+  bar.style.setProperty("--share", found.probability);
+  chance.replaceChildren(piece("span", "number", percent(found.probability)), bar);
+}
+
+function piece(tag, name, text) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function short(value) {
+  return Number(value.toPrecision(3)).toString();
+}
