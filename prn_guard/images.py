@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from prn_guard.contract import InputSpec
 from prn_guard.errors import DataError, InvalidArgumentError, TooManyPixelsError
@@ -139,6 +139,12 @@ def decode_picture(
     except _TOO_MANY_PIXELS as error:
         raise TooManyPixelsError(
             f"{name} has too many pixels: {error} {_pixel_hint(max_pixels)}"
+        ) from error
+    except UnidentifiedImageError as error:
+        # Its own text names the stream by an address in memory, which is nobody else's business.
+        raise DataError(
+            f"{name} cannot be decoded: it is no {' or '.join(FORMATS)}, or its beginning is "
+            "damaged. Save the picture as one of these."
         ) from error
     except _BROKEN as error:
         raise DataError(
