@@ -8,6 +8,8 @@ const NO_BARE = "not known: exported without --with-bare";
 const SHOWN = 256;
 
 const at = (id) => document.getElementById(id);
+const PICTURES = ["input", "removed", "rectified"];
+const notes = new Map(PICTURES.map((id) => [id, at(`${id}-note`).textContent]));
 let latest = null;
 let span = 0;
 
@@ -22,7 +24,8 @@ export async function examine(file) {
     const answer = await ask("v1/classify?explain=true", {
       method: "POST",
       body: file,
-      headers: { "Content-Type": file.type || "application/octet-stream" },
+      // Not `file.type`, which goes by the name: the server looks at what is inside.
+      headers: { "Content-Type": "application/octet-stream" },
       signal: mine.signal,
     });
     show(answer, file.name);
@@ -80,7 +83,10 @@ function show(answer, name) {
 
 /** Empty what an earlier picture left. */
 function forget() {
-  for (const id of ["input", "removed", "rectified"]) at(id).hidden = true;
+  for (const id of PICTURES) {
+    at(id).hidden = true;
+    at(`${id}-note`).textContent = notes.get(id);
+  }
   at("scale-score").hidden = true;
   at("scale").setAttribute("aria-label", "No score yet");
   for (const id of ["before", "after"]) {
@@ -114,15 +120,17 @@ function showScale(score, threshold, flagged) {
   marker.hidden = false;
   marker.dataset.flagged = flagged;
   marker.style.setProperty("--place", place);
-  at("scale-value").textContent = score.toFixed(4);
-  at("scale-low").textContent = (threshold - span).toPrecision(3);
-  at("scale-middle").textContent = `threshold ${threshold.toFixed(4)}`;
-  at("scale-high").textContent = (threshold + span).toPrecision(3);
+  const places = Math.max(1, 2 - Math.floor(Math.log10(span)));
+  const [low, high] = [threshold - span, threshold + span].map((end) => signed(end, places));
+  const limit = signed(threshold, 4);
+  at("scale-value").textContent = signed(score, 4);
+  at("scale-low").textContent = low;
+  at("scale-middle").textContent = `threshold ${limit}`;
+  at("scale-high").textContent = high;
   at("scale").setAttribute(
     "aria-label",
-    `Score ${score.toFixed(4)}, ${flagged ? "above" : "not above"} the threshold ` +
-      `${threshold.toFixed(4)}. The scale runs from ${(threshold - span).toPrecision(3)} to ` +
-      `${(threshold + span).toPrecision(3)}.`,
+    `Score ${signed(score, 4)}, ${flagged ? "above" : "not above"} the threshold ${limit}. ` +
+      `The scale runs from ${low} to ${high}.`,
   );
 }
 
@@ -155,6 +163,11 @@ function piece(tag, name, text) {
   if (name) element.className = name;
   element.textContent = text;
   return element;
+}
+
+/** With a minus sign instead of a hyphen. */
+function signed(value, places) {
+  return value.toFixed(places).replace("-", "\u2212");
 }
 
 function short(value) {

@@ -40,7 +40,8 @@ whenDenied((sent) => {
   const form = at("access");
   const first = form.hidden;
   form.hidden = false;
-  at("access-error").textContent = sent ? "The server does not take this token." : "";
+  const text = sent ? "The server does not take this token." : "";
+  if (at("access-error").textContent !== text) at("access-error").textContent = text;
   if (first) at("token").focus();
 });
 

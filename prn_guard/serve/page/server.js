@@ -42,7 +42,7 @@ export async function ask(path, options = {}, seconds = 30) {
   } catch (error) {
     if (options.signal?.aborted) throw error;
     if (limit.aborted) throw new Refusal(`The server did not answer within ${seconds} seconds.`, 0);
-    throw new Refusal("The server cannot be reached. Is it running?", 0);
+    throw new Refusal("The server cannot be reached. Is it still running?", 0);
   }
   let content = null;
   try {

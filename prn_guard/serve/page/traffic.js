@@ -47,10 +47,12 @@ function show(state) {
   const alarm = state.alarm;
   at("model").textContent =
     `${state.model_name}, version ${state.model_version}: ` +
-    `${whole.format(state.class_names.length)} classes, ${state.width} × ${state.height}`;
+    `${whole.format(state.class_names.length)} classes, ${state.width}\u00a0×\u00a0${state.height}`;
   say("contact", state.ready ? "Ready" : "Not ready yet");
   document.body.dataset.contact = state.ready ? "ready" : "waiting";
   showAlarm(alarm.raised ? "raised" : "quiet");
+  const times = alarm.alarms === 1 ? "once" : `${whole.format(alarm.alarms)} times`;
+  at("alarm-count").textContent = alarm.alarms ? `Raised ${times} since the server started` : "";
   showShare(alarm, state.false_positive_rate);
   showEvidence(alarm);
   at("seen").textContent = whole.format(alarm.seen);
@@ -98,10 +100,17 @@ function showShare(alarm, expected) {
 function showEvidence(alarm) {
   const share = Math.min(Math.max(alarm.statistic / alarm.threshold, 0), 1);
   at("evidence").style.setProperty("--share", share);
-  const clean = whole.format(Number((10 ** alarm.threshold - 1).toPrecision(3)));
+  at("evidence").dataset.full = share === 1;
+  const most = evidence(alarm.threshold);
   at("evidence-note").textContent =
-    `${alarm.statistic.toFixed(1)} of ${alarm.threshold.toFixed(1)} decades. ` +
-    `A false alarm comes at most once in ${clean} clean pictures.`;
+    `${evidence(alarm.statistic)} of ${most}, on a logarithmic scale. Clean pictures reach that ` +
+    `once in ${most} or less often.`;
+}
+
+/** Evidence as a number, of its logarithm. */
+function evidence(logarithm) {
+  const value = 10 ** logarithm - 1;
+  return value >= 1e12 ? `10^${Math.floor(logarithm)}` : whole.format(Number(value.toPrecision(2)));
 }
 
 /** Set a text that is read aloud, and only where it changed. */
