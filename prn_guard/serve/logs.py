@@ -5,6 +5,7 @@ import logging
 import re
 import secrets
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO, final
 
@@ -56,3 +57,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper() if name == LOGGER else logging.WARNING)
+
+
+def started(settings: Mapping[str, Any]) -> None:
+    """Log the settings that the server runs with; the caller has taken secrets out."""
+    logging.getLogger(__name__).info("settings", extra={"settings": dict(settings)})

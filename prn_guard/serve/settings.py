@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, final
 
-from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -73,7 +73,7 @@ class ServeSettings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**31)] = 32 * 2**20
     max_buffered_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 512 * 2**20
     max_pixels: Annotated[int, Field(ge=64, le=50_000_000)] = 50_000_000
-    max_connections: Count = 1000
+    max_connections: Count = 512
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 30.0
     keep_alive: Seconds = 60.0
@@ -89,7 +89,7 @@ class ServeSettings(BaseSettings):
     alarm_pictures: Annotated[float, Field(ge=100.0, le=1e15)] = 1e7
     """Clean pictures between false alarms, on average, at least."""
     alarm_window: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
-    alarm_webhook: AnyHttpUrl | None = None
+    alarm_webhook: SecretStr | None = None
     quarantine: Path | None = None
     quarantine_bytes: Annotated[int, Field(ge=2**20, le=2**50)] = 256 * 2**20
 
@@ -175,11 +175,11 @@ class ServeSettings(BaseSettings):
         return text
 
     def printed(self) -> dict[str, Any]:
-        """Every setting as JSON, the token left out."""
-        shown = self.model_dump(mode="json", exclude={"token"})
-        if self.alarm_webhook is not None:  # its path and query may hold a key
-            shown["alarm_webhook"] = f"{self.alarm_webhook.scheme}://{self.alarm_webhook.host}/..."
-        return {**shown, "token": "set" if self.token is not None else None}
+        """Every setting as JSON; of secrets, and a webhook's address is one, that they are set."""
+        return self.model_dump(mode="json") | {
+            name: None if getattr(self, name) is None else "set"
+            for name in ("token", "alarm_webhook")
+        }
 
 
 def read_settings(flags: Mapping[str, Any], config: Path | None = None) -> ServeSettings:
