@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Any, Final, NoReturn, final
+from typing import Any, Final, final
 
 import grpc
 import grpc.aio
@@ -142,7 +142,8 @@ class GrpcServer:
             metadata = dict(context.invocation_metadata() or ())
             identity = request_id(_text(metadata.get("x-request-id")))
             state = _State(context, identity, self._rules)
-            code = "CANCELLED"
+            failure: RequestError | None = None
+            code, answer = "CANCELLED", b""
             try:
                 if name not in _OPEN:
                     self._rules.tokens.check(_text(metadata.get("authorization")))
@@ -151,20 +152,14 @@ class GrpcServer:
             except Exception as error:
                 failure = _told(error, identity)
                 code = failure.grpc
-                await _refuse(context, failure, identity)
-            else:
-                return answer
             finally:
                 state.release()
-                _log.info(
-                    "request",
-                    extra={
-                        "request_id": identity,
-                        "method": name,
-                        "status": code,
-                        "seconds": round(perf_counter() - started, 6),
-                    },
-                )
+                facts = {"request_id": identity, "method": name, "status": code}
+                seconds = round(perf_counter() - started, 6)
+                _log.info("request", extra={**facts, "seconds": seconds})
+            if failure is not None:
+                await _refuse(context, failure, identity)
+            return answer
 
         return handle
 
@@ -283,9 +278,9 @@ def _told(error: Exception, identity: str) -> RequestError:
     return RequestError("The server failed on this request. The log says why.")
 
 
-async def _refuse(context: Any, error: RequestError, identity: str) -> NoReturn:
+async def _refuse(context: Any, error: RequestError, identity: str) -> None:
+    """Answer with an error; raises, as `abort` does, to end the call."""
     trailing = [("x-request-id", identity)]
     if error.retry_after is not None:
         trailing.append(("grpc-retry-pushback-ms", str(1000 * error.retry_after)))
     await context.abort(getattr(grpc.StatusCode, error.grpc), str(error), tuple(trailing))
-    raise AssertionError  # abort raises

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from prn_guard.serve.alarm import AttackAlarm
@@ -114,3 +115,11 @@ class Held:
 def together(count):
     """Threads for clients."""
     return ThreadPoolExecutor(count)
+
+
+def until(true, *, seconds=10.0):
+    """Wait for what no event tells of."""
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while not true():
+        assert time.monotonic() < end
+        pause.wait(0.002)
