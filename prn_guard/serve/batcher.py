@@ -17,6 +17,7 @@ from typing import Final, final
 
 import numpy as np
 
+from prn_guard.errors import ArtifactError
 from prn_guard.serve.engine import Outcome, Runner, Values
 from prn_guard.serve.errors import (
     DeadlineExceededError,
@@ -248,6 +249,8 @@ def _run_together(engine: Runner, batch: list[_Entry], session: int) -> list[Out
     extras = tuple(dict.fromkeys(name for entry in batch for name in entry.extras))
     merged = values[0] if len(values) == 1 else np.concatenate(values)
     whole = engine.run(np.ascontiguousarray(merged), session=session, extras=extras)
+    if len(whole.verdict) != len(merged):  # else answers would go to the wrong requests
+        raise ArtifactError(f"{len(merged)} pictures were answered with {len(whole.verdict)} rows.")
     outcomes, at = [], 0
     for entry in batch:
         part = whole.rows(at, at + len(entry))
