@@ -66,13 +66,13 @@ function show(answer, name) {
       (flagged ? "from the rectified picture" : "from the picture as it came"),
   );
   showPicture("input", told.input_png, `Original: ${name}`, "as the classifier sees it");
-  const factor = told.removed_factor;
-  const scaled = factor === null ? "" : `× ${short(factor)}`;
+  const scaled = `× ${short(told.removed_factor ?? 1)}`;
+  const largest = told.removed_largest ?? 0;
   showPicture(
     "removed", told.removed_png, `What the rectifier removed, ${scaled}`,
-    told.removed_largest === 0
+    largest === 0
       ? "nothing: the rectifier left the picture as it is"
-      : `by the rectifier, ${scaled} around grey; at most ${short(told.removed_largest)} of 255`,
+      : `by the rectifier, ${scaled} around grey; at most ${short(largest)} of 255`,
   );
   showPicture("rectified", told.rectified_png, `Rectified: ${name}`,
     flagged ? "what was classified" : "what would be classified, if it were flagged");
