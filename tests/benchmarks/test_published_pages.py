@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import (
+    attack_alarm,
     attack_banks,
     attack_memory,
     attack_speed,
@@ -37,7 +38,7 @@ def test_parity_is_shown_as_measured() -> None:
     "benchmark",
     [
         universal_attacks, attack_banks, attack_speed, attack_memory, hardening_lenet,
-        hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty,
+        hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty, attack_alarm,
     ],
 )  # fmt: skip
 def test_tables_are_shown_as_measured(benchmark: Any) -> None:
