@@ -21,13 +21,13 @@ FLAGS = (
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb"),
 )
 _DROP = """
-const [name, type, content, kind, count] = arguments;
+const [name, type, content, way, count] = arguments;
 const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
 const data = new DataTransfer();
 for (let i = 0; i < count; i += 1) data.items.add(new File([bytes], name, { type }));
-const event = kind === "paste"
-  ? new ClipboardEvent(kind, { clipboardData: data, bubbles: true })
-  : new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+const event = way === "paste"
+  ? new ClipboardEvent(way, { clipboardData: data, bubbles: true })
+  : new DragEvent(way, { dataTransfer: data, bubbles: true, cancelable: true });
 document.querySelector("h1").dispatchEvent(event);
 return event.defaultPrevented;
 """
@@ -82,11 +82,11 @@ class Page:
         self.until_answered()
 
     def drop(
-        self, content: bytes, name: str, *, kind: str = "drop", count: int = 1, type: str = ""
+        self, content: bytes, name: str, *, way: str = "drop", count: int = 1, kind: str = ""
     ) -> bool:
-        """Let go of files above the page, or paste them; whether it kept the browser's hands off."""
+        """Let go of files above the page, or paste them; whether the browser was kept off them."""
         text = base64.b64encode(content).decode()
-        prevented = bool(self.run(_DROP, name, type, text, kind, count))
+        prevented = bool(self.run(_DROP, name, kind, text, way, count))
         self.until_answered()
         return prevented
 

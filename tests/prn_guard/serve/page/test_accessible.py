@@ -1,4 +1,6 @@
-"""The operator's page for everybody: names, landmarks, contrast, narrow screens, no colour alone."""
+"""The operator's page for everybody: names, landmarks, contrast, narrow screens."""
+
+import itertools
 
 import pytest
 
@@ -91,7 +93,7 @@ def test_headings_come_in_order(full):
     )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
 def test_what_changes_is_read_aloud(full):
@@ -107,7 +109,8 @@ def test_what_changes_is_read_aloud(full):
     for quiet in ("share", "share-note", "evidence-note", "seen", "waiting"):
         assert (
             full.run(
-                "return document.getElementById(arguments[0]).closest('[role=status],[role=alert]')",
+                "return document.getElementById(arguments[0])"
+                ".closest('[role=status],[role=alert]')",
                 quiet,
             )
             is None
@@ -131,7 +134,8 @@ def test_nothing_must_be_scrolled_sideways(full, width):
     assert full.run("return document.documentElement.scrollWidth") <= width
     outside = full.run(
         "return [...document.querySelectorAll('main *')].filter((e) => e.checkVisibility() &&"
-        " e.id !== 'file' && e.getBoundingClientRect().right > innerWidth + 0.5).map((e) => e.outerHTML)"
+        " e.id !== 'file' && e.getBoundingClientRect().right > innerWidth + 0.5)"
+        ".map((e) => e.outerHTML)"
     )
     assert outside == []
 

@@ -14,7 +14,7 @@ from tests.prn_guard.serve.page.shown import (
     write_shown,
 )
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, TIMES, DASH = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 
 def row(page, name):
@@ -57,7 +57,9 @@ def test_a_flagged_picture(page, tmp_path):
     largest = pixels.max() / 2
     factor = max(127 / largest, 1)
     assert np.abs(page.pixels("removed") - np.clip(128 + factor * half, 0, 255)).max() <= 0.5
-    assert f"× {factor:.3g} around grey; at most {largest:.3g} of 255" in page.text("removed-note")
+    assert f"{TIMES} {factor:.3g} around grey; at most {largest:.3g} of 255" in page.text(
+        "removed-note"
+    )
     assert page.text("rectified-note") == "what was classified"
 
 
@@ -71,7 +73,7 @@ def test_a_picture_that_passes(page):
     )
     assert_row(page, "before", pixels, answered=True)
     assert_row(page, "after", pixels / 2, answered=False)
-    factor = float(re.search(r"× ([\d.]+)", page.text("removed-note"))[1])
+    factor = float(re.search(TIMES + r" ([\d.]+)", page.text("removed-note"))[1])
     assert factor == pytest.approx(127 / (pixels.max() / 2), rel=5e-3)  # three digits are shown
 
 
@@ -113,7 +115,7 @@ def test_the_score_on_the_scale_of_the_threshold(page):
 
 
 def test_a_picture_can_be_pasted(page):
-    page.drop(png(picture(bright=True)), "pasted.png", kind="paste")
+    page.drop(png(picture(bright=True)), "pasted.png", way="paste")
     assert page.text("verdict-text").startswith("pasted.png: answered")
 
 
@@ -126,13 +128,13 @@ def test_of_several_pictures_the_first_is_taken(page):
 @pytest.mark.parametrize(("count", "said"), [(1, "it is no JPEG or PNG"), (0, "That was no file")])
 def test_what_is_no_picture_is_refused_in_words(page, tmp_path, count, said):
     page.drop(png(picture(bright=True)), "bright.png")
-    page.drop(b"Dear Sir or Madam", "letter.txt", count=count, type="text/plain")
+    page.drop(b"Dear Sir or Madam", "letter.txt", count=count, kind="text/plain")
     assert said in page.text("problem")
     if count:
         assert page.text("problem").startswith("letter.txt: ")
         assert page.text("verdict-word") == "Nothing examined"
         assert not page.element("input").is_displayed()
-        assert "–" in page.text("before")
+        assert DASH in page.text("before")
     page.drop(png(picture(bright=False)), "dark.png")
     assert page.text("problem") == ""
     assert page.text("verdict-word") == "Not flagged"

@@ -1,11 +1,11 @@
-"""The operator's page at work: alarm, token, lost contact, keyboard, and what leaves the machine."""
+"""The operator's page at work: alarm, token, lost contact, keyboard, what leaves the machine."""
 
 import http.client
 from urllib.parse import urlsplit
 
 from tests.prn_guard.serve.page.shown import picture, png, served
 
-TOKEN = "correct-horse-battery-staple"
+WORDS = "correct-horse-battery-staple"
 TAB, ENTER, SHIFT = "\ue004", "\ue007", "\ue008"
 
 
@@ -30,7 +30,7 @@ def test_the_alarm_is_shown_and_acknowledged(blank, folder):
         blank.until(lambda: blank.text("alarm-word") == "Raised")
         assert "More pictures are flagged" in blank.text("alarm-text")
         assert blank.text("alarm-count") == "Raised once since the server started"
-        assert blank.driver.title == "Attack alarm – PRN-Guard"
+        assert blank.driver.title == "Attack alarm \N{EN DASH} PRN-Guard"
         assert (blank.text("share"), blank.text("seen")) == ("25.0 %", "16")
         assert "last 16 pictures; 1.0 % expected" in blank.text("share-note")
         assert " of 1,000, on a logarithmic scale" in blank.text("evidence-note")
@@ -58,7 +58,8 @@ def test_by_keyboard_alone(blank, folder, tmp_path):
         blank.keys(ENTER)
         opened = []
         blank.until(lambda: opened.extend(
-            event["params"] for event in blank.events() if event["method"] == "Page.fileChooserOpened"
+            event["params"] for event in blank.events()
+            if event["method"] == "Page.fileChooserOpened"
         ) or opened)  # fmt: skip
         node = opened[0]["backendNodeId"]
         blank.ask("DOM.setFileInputFiles", files=[str(path)], backendNodeId=node)
@@ -75,7 +76,7 @@ def test_by_keyboard_alone(blank, folder, tmp_path):
 
 
 def test_a_token_is_asked_for_and_kept_in_memory_only(blank, folder):
-    with served(folder, token=TOKEN) as address:
+    with served(folder, token=WORDS) as address:
         blank.driver.get(address)
         blank.until(lambda: blank.element("access").is_displayed())
         assert blank.focused() == "token"
@@ -85,7 +86,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(blank, folder):
         blank.keys("wrong", ENTER)
         blank.until(lambda: blank.text("access-error") == "The server does not take this token.")
         assert blank.element("token").get_attribute("value") == ""
-        blank.element("token").send_keys(TOKEN, ENTER)
+        blank.element("token").send_keys(WORDS, ENTER)
         blank.until(lambda: blank.text("contact") == "Ready")
         assert not blank.element("access").is_displayed()
         # The picture that was refused is sent again, without being asked for.
@@ -95,7 +96,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(blank, folder):
             " document.documentElement.outerHTML, location.href].join()"
         )
         assert kept.startswith("0,0,,")
-        assert TOKEN not in kept
+        assert WORDS not in kept
         blank.driver.refresh()
         blank.until(lambda: blank.element("access").is_displayed())
 
