@@ -52,7 +52,7 @@ class Metrics:
         self._alarms = 0
         self._registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self._registry)
-        self._gauge("build", "1, for its labels.", "version", "model").labels(
+        self._gauge("build_info", "1, for its labels.", "version", "model").labels(
             version=__version__, model=model
         ).set(1)
         self._requests = self._counter("requests", "Requests answered.", "protocol", "outcome")

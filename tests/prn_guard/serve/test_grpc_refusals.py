@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
-from prn_guard.serve.errors import MalformedError
+from prn_guard.contract import Manifest
+from prn_guard.serve.errors import MalformedError, TooLargeError
+from prn_guard.serve.grpc_codec import decode_request
 from prn_guard.serve.grpc_messages import MAX_OVERHEAD, parse
 from tests.prn_guard.serve.grpc_running import NAME, Held, running, together, until
 
@@ -151,15 +153,24 @@ def test_a_request_may_be_almost_all_data_and_name_every_output(pictures):
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_requests_are_parsed_or_refused(pictures, data):
-    content = bytearray(request(pictures[:1]).SerializeToString())
+def test_damaged_requests_are_read_or_refused(folder, pictures, data):
+    good = request(pictures[:1])
+    good.outputs.add(name="score")
+    _parameter(good, "timeout", int64_param=1000)
+    if data.draw(st.booleans()):
+        good.ClearField("raw_input_contents")
+        good.inputs[0].contents.uint_contents.extend(pictures[0].ravel().tolist())
+    content = bytearray(good.SerializeToString())
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
+        # Half of the time outside the pixels, which are most of it and mean nothing.
+        spots = st.integers(0, min(150, len(content)) - 1) | st.integers(0, len(content) - 1)
+        place = data.draw(spots)
         content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
         if not content:
             content = bytearray(b"\0")
-    with contextlib.suppress(MalformedError):
-        parse("ModelInferRequest", bytes(content))
+    with contextlib.suppress(MalformedError, TooLargeError):
+        parsed = parse("ModelInferRequest", bytes(content))
+        decode_request(parsed, Manifest.read(folder), max_pictures=64)
 
 
 def test_unknown_models_and_versions_are_not_found(channel, pictures):

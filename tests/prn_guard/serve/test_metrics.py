@@ -102,5 +102,7 @@ def test_two_servers_in_one_process_do_not_count_for_each_other(metrics):
     other = Metrics(threshold=0.5, model="other")
     metrics.batch(1)
     assert read(other)["prn_guard_batch_pictures_count",] == 0
-    assert any(name == "prn_guard_build" and "other" in labels for name, *labels in read(other))
+    assert any(
+        name == "prn_guard_build_info" and "other" in labels for name, *labels in read(other)
+    )
     assert "text/plain" in CONTENT_TYPE
