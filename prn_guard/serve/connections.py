@@ -35,7 +35,8 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *, header_timeout: float, max_connections: int, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._seconds, self._most = header_timeout, max_connections
-        self._timer: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
         self._unparsed = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,11 +45,12 @@ class BoundedConnection(HttpToolsProtocol):
         if len(self.connections) > self._most:
             self._refuse(503, "The server has as many connections as it takes.")
         else:
-            self._start_timer()
+            self._time_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self._stop_timer()
+        self._stop_timing_head()
+        self._stop_timing_answer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -62,8 +64,8 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES} bytes.")
             else:
                 self.transport.abort()
-        elif self._between_requests and self._timer is None:
-            self._start_timer()
+        elif self._between_requests and self._head_timer is None:
+            self._time_head()
 
     def send_400_response(self, msg: str) -> None:
         """What arrived is no HTTP."""
@@ -71,7 +73,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request's head is there."""
-        self._stop_timer()
+        self._stop_timing_head()
         self._unparsed = 0
         super().on_headers_complete()
 
@@ -88,17 +90,17 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is on its way; what the client does not take is thrown away in time."""
         if self.transport.is_closing():
-            self._start_timer()
+            self._time_answer()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         """The client does not take its answer."""
         super().pause_writing()
-        self._start_timer()
+        self._time_answer()
 
     def resume_writing(self) -> None:
         """It takes it again."""
-        self._stop_timer()
+        self._stop_timing_answer()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -109,21 +111,28 @@ class BoundedConnection(HttpToolsProtocol):
     def _between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _start_timer(self) -> None:
-        self._stop_timer()
-        self._timer = self.loop.call_later(self._seconds, self._give_up)
+    def _time_head(self) -> None:
+        self._stop_timing_head()
+        self._head_timer = self.loop.call_later(self._seconds, self._head_is_late)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_timing_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _give_up(self) -> None:
-        self._timer = None
+    def _time_answer(self) -> None:
+        self._stop_timing_answer()
+        self._answer_timer = self.loop.call_later(self._seconds, self.transport.abort)
+
+    def _stop_timing_answer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
         if self._between_requests and not self.transport.is_closing():
             self._refuse(408, f"The request did not arrive within {self._seconds:g} seconds.")
-        else:
-            self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer what is no request that the application could answer, and close."""
@@ -135,4 +144,4 @@ class BoundedConnection(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + content)
         self.transport.close()
-        self._start_timer()
+        self._time_answer()

@@ -121,7 +121,7 @@ class Answer:
                 (b"x-request-id", self.id.encode()),
                 *([(b"connection", b"close")] if self._body.unread or self._stopping() else []),
             ]
-        elif not message.get("more_body", False) and self._body.unread:
+        elif not message.get("more_body", False) and self._body.unread and self.status != 408:
             await self._send({**message, "more_body": True})
             await self._body.drain()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
