@@ -28,6 +28,7 @@ from prn_guard.serve.errors import (
 from prn_guard.serve.grpc_codec import decode_request, encode_response
 from prn_guard.serve.grpc_messages import MESSAGES, SERVICE, parse
 from prn_guard.serve.logs import request_id
+from prn_guard.serve.requests import InferRequest
 from prn_guard.serve.security import TokenCheck
 from prn_guard.serve.service import VERSION, Service
 from prn_guard.serve.tensors import output_arrays
@@ -183,13 +184,9 @@ class GrpcServer:
         with service.admit("grpc"):
             remaining = state.remaining()
             began = monotonic()
-            content = await state.read(messages)
-            started = perf_counter()
-            request = parse("ModelInferRequest", content)
-            service.check_model(request.model_name, request.model_version)
-            asked = decode_request(request, service.manifest, max_pictures=service.limits.max_queue)
+            # Message and parsed request go at once: only the array is held while it waits.
+            asked = self._decode(await state.read(messages))
             names, extras = service.outputs(asked.outputs)
-            service.metrics.stage("decode", perf_counter() - started)
             outcome = await service.classify(
                 asked.values,
                 request_id=state.identity,
@@ -206,6 +203,14 @@ class GrpcServer:
             )
             service.metrics.stage("encode", perf_counter() - started)
             return answer
+
+    def _decode(self, content: bytes) -> InferRequest:
+        service, started = self._service, perf_counter()
+        request = parse("ModelInferRequest", content)
+        service.check_model(request.model_name, request.model_version)
+        asked = decode_request(request, service.manifest, max_pictures=service.limits.max_queue)
+        service.metrics.stage("decode", perf_counter() - started)
+        return asked
 
 
 @final

@@ -186,9 +186,10 @@ def test_too_many_pictures_exhaust_resources(channel, pictures):
     assert refusal(channel, request(many)).code() is CODES.RESOURCE_EXHAUSTED
 
 
-def test_too_large_messages_exhaust_resources(channel, pictures):
+def test_too_large_messages_exhaust_resources(channel, pictures, caplog):
     assert refusal(channel, b"x" * (2 << 20)).code() is CODES.RESOURCE_EXHAUSTED
     send(channel, request(pictures))
+    assert "a request failed" not in caplog.text
 
 
 def test_bytes_over_all_requests_are_bounded(folder, pictures):
