@@ -82,12 +82,20 @@ class Page:
         self.until_answered()
 
     def drop(
-        self, content: bytes, name: str, *, way: str = "drop", count: int = 1, kind: str = ""
+        self,
+        content: bytes,
+        name: str,
+        *,
+        way: str = "drop",
+        count: int = 1,
+        kind: str = "",
+        wait: bool = True,
     ) -> bool:
         """Let go of files above the page, or paste them; whether the browser was kept off them."""
         text = base64.b64encode(content).decode()
         prevented = bool(self.run(_DROP, name, kind, text, way, count))
-        self.until_answered()
+        if wait:
+            self.until_answered()
         return prevented
 
     def keys(self, *pressed: str, held: str = "") -> None:
@@ -131,6 +139,10 @@ class Page:
     def coloured(self, scheme: str) -> None:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.ask("Emulation.setEmulatedMedia", features=[feature])
+
+    def look_now(self) -> None:
+        """Have the page ask for the state at once, not at its next turn."""
+        self.run("return import('./traffic.js').then((traffic) => traffic.watch())")
 
     def events(self) -> list[dict[str, Any]]:
         """What happened in the browser since the last call: methods with their parameters."""

@@ -125,6 +125,27 @@ def test_of_several_pictures_the_first_is_taken(page):
     assert page.text("problem") == "Only the first of 3 files is taken: one.png"
 
 
+def test_a_slow_answer_does_not_replace_a_later_one(page):
+    """The first request is held back until the second picture is shown."""
+    page.run(
+        "const real = window.fetch; let held = false;"
+        "window.fetch = async (...given) => {"
+        "  if (held || !String(given[0]).includes('classify')) return real(...given);"
+        "  held = true;"
+        "  await new Promise((go) => { window.release = go; });"
+        "  try { return await real(...given); } finally { window.settled = true; } };"
+    )
+    page.drop(png(picture(bright=True)), "slow.png", wait=False)
+    page.until(lambda: page.text("verdict-word").startswith("Examining"))
+    page.drop(png(picture(bright=False)), "quick.png")
+    assert page.text("verdict-text").startswith("quick.png: answered")
+    page.run("release()")
+    page.until(lambda: page.run("return window.settled"))
+    assert page.text("verdict-word") == "Not flagged"
+    assert page.text("verdict-text").startswith("quick.png: answered")
+    assert page.text("problem") == ""
+
+
 @pytest.mark.parametrize(("count", "said"), [(1, "it is no JPEG or PNG"), (0, "That was no file")])
 def test_what_is_no_picture_is_refused_in_words(page, tmp_path, count, said):
     page.drop(png(picture(bright=True)), "bright.png")

@@ -41,6 +41,7 @@ def test_the_alarm_is_shown_and_acknowledged(blank, folder):
         assert blank.driver.title == "PRN-Guard"
         assert blank.focused() == "alarm-title"
         attack(address, 20)
+        blank.look_now()
         blank.until(lambda: blank.text("alarm-count") == "Raised 2 times since the server started")
 
 
@@ -66,6 +67,7 @@ def test_by_keyboard_alone(blank, folder, tmp_path):
         blank.until(lambda: blank.text("verdict-word") == "Flagged")
         blank.ask("Page.setInterceptFileChooserDialog", enabled=False)
         attack(address, 10)
+        blank.look_now()
         blank.until(lambda: blank.element("acknowledge").is_displayed())
         assert blank.focused() == "file"
         blank.keys(TAB, held=SHIFT)
