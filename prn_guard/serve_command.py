@@ -1,11 +1,14 @@
 """`prn-guard serve`: the command's flags. What they do is imported when it runs."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prn_guard.errors import InvalidArgumentError
+
+EXIT_GAVE_UP = 1
 
 
 def _flag(text: str, *names: str, metavar: str | None = None) -> Any:
@@ -99,7 +102,8 @@ def serve(
     settings = read_settings(flags, config)
     logs.configure(settings.log_level)
     logs.started(settings.printed())
-    run(settings)
+    if not run(settings):
+        os._exit(EXIT_GAVE_UP)  # a session that hangs would keep its thread, and so the process
 
 
 def add_to(app: typer.Typer) -> None:

@@ -80,6 +80,7 @@ class Batcher:
         self._max_batch, self._max_queue, self._max_delay = max_batch, max_queue, max_delay
         self._on_batch = on_batch
         self._queue: deque[_Entry] = deque()
+        self._open: set[_Entry] = set()
         self._waiting = 0
         self._stopping = False
         self._changed = asyncio.Event()
@@ -121,6 +122,7 @@ class Batcher:
             for future in [loop.create_future()]
         ]
         self._queue.extend(entries)
+        self._open.update(entries)
         self._waiting += len(values)
         self._changed.set()
         try:
@@ -142,6 +144,15 @@ class Batcher:
         await asyncio.gather(*self._workers)
         self._pool.shutdown()
 
+    def abandon(self) -> None:
+        """Answer everything that is open with StoppingError, and wait for no session."""
+        self._stopping = True
+        for entry in self._open:
+            entry.settle(StoppingError("The server stopped before it came to this request."))
+        for worker in self._workers:
+            worker.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _admit(self, count: int) -> None:
         if self._stopping:
             raise StoppingError("The server is stopping. Send the request to another one.")
@@ -158,6 +169,7 @@ class Batcher:
 
     def _forget(self, entries: list[_Entry]) -> None:
         """Take out of the queue what nobody waits for any more."""
+        self._open.difference_update(entries)
         for entry in entries:
             if entry.answer.done() and not entry.answer.cancelled():
                 entry.answer.exception()  # looked at, so that asyncio does not report it as lost

@@ -56,7 +56,8 @@ class Control:
     def stop(self) -> None:
         """Begin to stop, as SIGTERM does; from any thread, once `listening` is set."""
         if self._loop is not None and self._wanted is not None:
-            self._loop.call_soon_threadsafe(self._wanted.set)
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._wanted.set)
 
     def attach(self, wanted: asyncio.Event) -> None:
         """Called by the server, on its event loop."""
@@ -65,13 +66,16 @@ class Control:
 
 def run(
     settings: ServeSettings, *, control: Control | None = None, building: Build = build
-) -> None:
+) -> bool:
     """Serve until SIGTERM, SIGINT or `control.stop`, then answer what is in flight and return.
 
     Args:
         settings: checked.
         control: told where the server listens and when it is ready.
         building: makes the server's parts.
+
+    Returns:
+        Whether everything that was accepted was answered; if not, a session may still run.
 
     Raises:
         PrnGuardError: the server cannot start.
@@ -84,12 +88,12 @@ def run(
             else stack.enter_context(_bind(settings.host, settings.metrics_port))
         )
         parts = building(settings)
-        asyncio.run(_serve(parts, main, aside, control or Control()))
+        return asyncio.run(_serve(parts, main, aside, control or Control()))
 
 
 async def _serve(
     parts: Parts, main: socket.socket, aside: socket.socket | None, control: Control
-) -> None:
+) -> bool:
     settings, service = parts.settings, parts.service
     wanted, hurry = asyncio.Event(), asyncio.Event()
     control.attach(wanted)
@@ -118,7 +122,8 @@ async def _serve(
                 _log.info("ready", extra={"model": service.name})
                 await _first([stopping, *tasks])
         finally:
-            await _stop(parts, servers, rpc, hurry)
+            answered = await _stop(parts, servers, rpc, hurry)
+    return answered
 
 
 def _grpc(parts: Parts) -> GrpcServer | None:
@@ -143,19 +148,14 @@ def _grpc(parts: Parts) -> GrpcServer | None:
 
 async def _stop(
     parts: Parts, servers: "list[_Server]", rpc: GrpcServer | None, hurry: asyncio.Event
-) -> None:
+) -> bool:
     """Not ready; then nothing in flight; then no connections."""
     _log.info("stopping")
     parts.service.begin_stop()
     # Whoever sends requests here learns meanwhile, from readiness or a 503, to send them elsewhere.
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(hurry.wait(), parts.settings.stop_delay)
-    giving_up = asyncio.create_task(hurry.wait())
-    ending = asyncio.create_task(parts.service.stop(parts.settings.stop_timeout))
-    await asyncio.wait({giving_up, ending}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (giving_up, ending):
-        task.cancel()
-    await asyncio.wait({giving_up, ending})
+    answered = await parts.service.stop(parts.settings.stop_timeout, hurry)
     if rpc is not None:
         await rpc.stop(0 if hurry.is_set() else _FINISH)
     for server in servers:
@@ -163,7 +163,8 @@ async def _stop(
     if parts.webhook is not None:
         await parts.webhook.close()
     parts.handlers.close()
-    _log.info("stopped")
+    _log.info("stopped", extra={"everything_answered": answered})
+    return answered
 
 
 async def _first(tasks: "list[asyncio.Task[Any]]") -> None:

@@ -95,27 +95,37 @@ class Service:
         """No longer ready; what is in flight goes on, new requests are refused."""
         self._stopping = True
 
-    async def stop(self, timeout: float) -> bool:
+    async def stop(self, timeout: float, hurry: asyncio.Event | None = None) -> bool:
         """Wait until nothing is in flight, then end the sessions' threads.
 
         Args:
-            timeout: seconds to wait; what is not answered by then is given up.
+            timeout: seconds to wait; what is not answered by then is answered with 503.
+            hurry: ends the waiting once it is set.
 
         Returns:
             Whether everything was answered.
         """
         self.begin_stop()
-        answered = True
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-                if self._batcher is not None:
-                    await self._batcher.stop()
-        except TimeoutError:
-            answered = False
+        finishing = asyncio.create_task(self._finish())
+        hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
+        await asyncio.wait(
+            {finishing, hurried}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        answered = finishing.done()
+        if not answered:
             _log.error("requests were given up", extra={"in_flight": self._in_flight})
+            if self._batcher is not None:
+                self._batcher.abandon()
+        for task in (finishing, hurried):
+            task.cancel()
+        await asyncio.wait({finishing, hurried})
         await asyncio.to_thread(self.watch.close)
         return answered
+
+    async def _finish(self) -> None:
+        await self._idle.wait()
+        if self._batcher is not None:
+            await self._batcher.stop()
 
     @property
     def ready(self) -> bool:

@@ -80,7 +80,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, engine: Any = None, **settings: Any) -> Iterator[Running]:
+def serving(
+    folder: Path, engine: Any = None, *, wait_for: str = "ready", **settings: Any
+) -> Iterator[Running]:
     """Serve until the block ends; with `engine`, in place of the folder's sessions."""
     usual = {"folder": folder, "port": 0, "grpc": False, "stop_delay": 0.0, "stop_timeout": 10.0}
     checked = read_settings({**usual, **settings})
@@ -97,7 +99,7 @@ def serving(folder: Path, engine: Any = None, **settings: Any) -> Iterator[Runni
 
     running.thread = threading.Thread(target=target, name="server")
     running.thread.start()
-    assert control.ready.wait(PATIENCE)
+    assert getattr(control, wait_for).wait(PATIENCE)
     try:
         yield running
     finally:
