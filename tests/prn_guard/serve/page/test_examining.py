@@ -114,6 +114,21 @@ def test_the_score_on_the_scale_of_the_threshold(page):
     assert places[False] < middle("scale-threshold") < places[True]
 
 
+def test_the_same_file_can_be_chosen_again(page, tmp_path):
+    sent = (
+        "return performance.getEntriesByType('resource')"
+        ".filter((entry) => entry.name.includes('classify')).length"
+    )
+    (tmp_path / "p.png").write_bytes(png(picture(bright=True)))
+    page.choose(tmp_path / "p.png")
+    assert page.text("verdict-word") == "Flagged"
+    assert page.element("file").get_attribute("value") == ""  # else the browser sees no change
+    (tmp_path / "p.png").write_bytes(png(picture(bright=False)))
+    page.choose(tmp_path / "p.png")
+    assert page.text("verdict-word") == "Not flagged"
+    page.until(lambda: page.run(sent) == 2)
+
+
 def test_a_picture_can_be_pasted(page):
     page.drop(png(picture(bright=True)), "pasted.png", way="paste")
     assert page.text("verdict-text").startswith("pasted.png: answered")
