@@ -13,7 +13,7 @@ _SANE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _RESERVED: Final = frozenset({"time", "level", "logger", "message", "error"})
 LOGGER: Final = "prn_guard"
-_OTHERS: Final = ("uvicorn", "uvicorn.error", "asyncio", "grpc")
+OTHERS: Final = ("uvicorn", "uvicorn.error", "asyncio", "grpc")
 
 
 def request_id(wanted: str | None) -> str:
@@ -52,7 +52,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in (LOGGER, *_OTHERS):
+    for name in (LOGGER, *OTHERS):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
