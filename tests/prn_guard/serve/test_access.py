@@ -23,7 +23,7 @@ from prn_guard.serve.logs import LOGGER, OTHERS, JsonFormatter, configure, reque
 from prn_guard.serve.security import TokenCheck, check_host, check_origin
 from tests.prn_guard.serve.running import NAME, PATIENCE, infer_body, serving
 
-TOKEN = "correct-horse-battery-staple"
+PHRASE = "correct-horse-battery-staple"
 PICTURE = np.zeros((1, 8, 8, 3), np.uint8)
 INFER = f"/v2/models/{NAME}/infer"
 
@@ -33,24 +33,24 @@ INFER = f"/v2/models/{NAME}/infer"
     [
         None,
         "",
-        TOKEN,
+        PHRASE,
         "Bearer",
         "Bearer ",
-        f"Bearer {TOKEN}x",
-        f"Bearer {TOKEN[:-1]}",
-        f"Basic {TOKEN}",
-        f"Bearer {TOKEN} {TOKEN}",
+        f"Bearer {PHRASE}x",
+        f"Bearer {PHRASE[:-1]}",
+        f"Basic {PHRASE}",
+        f"Bearer {PHRASE} {PHRASE}",
         "Bearer caf\xe9-horse-battery-staple",
     ],
 )
 def test_other_tokens_are_refused(shown):
     with pytest.raises(UnauthenticatedError):
-        TokenCheck(TOKEN).check(shown)
+        TokenCheck(PHRASE).check(shown)
 
 
-@pytest.mark.parametrize("shown", [f"Bearer {TOKEN}", f"bearer  {TOKEN} "])
+@pytest.mark.parametrize("shown", [f"Bearer {PHRASE}", f"bearer  {PHRASE} "])
 def test_the_token_is_taken(shown):
-    TokenCheck(TOKEN).check(shown)
+    TokenCheck(PHRASE).check(shown)
     TokenCheck(None).check(None)
 
 
@@ -59,8 +59,8 @@ def test_the_token_is_compared_in_constant_time(monkeypatch):
     monkeypatch.setattr(
         "hmac.compare_digest", lambda shown, secret: compared.append((shown, secret)) or True
     )
-    TokenCheck(TOKEN).check("Bearer guess")
-    assert compared == [(b"guess", TOKEN.encode())]
+    TokenCheck(PHRASE).check("Bearer guess")
+    assert compared == [(b"guess", PHRASE.encode())]
 
 
 def test_hosts_and_origins():
@@ -73,7 +73,7 @@ def test_hosts_and_origins():
 
 
 def test_a_token_guards_everything_but_probes_and_page(served_folder):
-    with serving(served_folder, token=TOKEN) as running:
+    with serving(served_folder, token=PHRASE) as running:
         for path in ("/v2/health/live", "/v2/health/ready", "/"):
             assert running.ask("GET", path).status == 200
         paths = ("/v2", f"/v2/models/{NAME}", "/metrics", "/v1/state", "/openapi.json", "/nothing")
@@ -82,7 +82,7 @@ def test_a_token_guards_everything_but_probes_and_page(served_folder):
             assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert running.ask("POST", INFER, infer_body(PICTURE)).status == 401
         assert running.ask("POST", "/v1/alarm/acknowledge").status == 401
-        shown = {"Authorization": f"Bearer {TOKEN}"}
+        shown = {"Authorization": f"Bearer {PHRASE}"}
         assert running.ask("GET", "/metrics", **shown).status == 200
         with triton.InferenceServerClient(running.url) as client:
             given = triton.InferInput("image", [1, 8, 8, 3], "UINT8")
@@ -136,12 +136,12 @@ def pair(tmp_path_factory):
 
 
 def test_tls(served_folder, pair):
-    with serving(served_folder, tls_cert=pair[0], tls_key=pair[1], token=TOKEN) as running:
+    with serving(served_folder, tls_cert=pair[0], tls_key=pair[1], token=PHRASE) as running:
         context = ssl.create_default_context(cafile=pair[0])
         connection = http.client.HTTPSConnection(
             "127.0.0.1", running.port, timeout=PATIENCE, context=context
         )
-        headers = {"Authorization": f"Bearer {TOKEN}", "Origin": f"https://{running.url}"}
+        headers = {"Authorization": f"Bearer {PHRASE}", "Origin": f"https://{running.url}"}
         connection.request("POST", INFER, infer_body(PICTURE), headers)
         response = connection.getresponse()
         assert response.status == 200
@@ -168,8 +168,8 @@ def test_logs_are_json_lines_with_request_ids(served_folder):
     before = [(one, one.handlers, one.propagate, one.level) for one in loggers]
     configure("info", stream)
     try:
-        with serving(served_folder, token=TOKEN) as running:
-            shown = {"Authorization": f"Bearer {TOKEN}"}
+        with serving(served_folder, token=PHRASE) as running:
+            shown = {"Authorization": f"Bearer {PHRASE}"}
             running.ask("GET", "/v2%7f%0a", x_request_id="mine", **shown)
             running.ask("GET", "/v2", x_request_id="other")
     finally:
@@ -177,7 +177,7 @@ def test_logs_are_json_lines_with_request_ids(served_folder):
             one.handlers, one.propagate = handlers, propagate
             one.setLevel(level)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert TOKEN not in stream.getvalue()
+    assert PHRASE not in stream.getvalue()
     messages = [line["message"] for line in lines]
     for message in ("sessions are open", "listening", "ready", "stopping", "stopped"):
         assert message in messages

@@ -15,7 +15,7 @@ from prn_guard.serve.tensors import datatype_of, output_arrays, to_bytes
 
 
 def with_extras(model):
-    """`halves`, a row a picture; `sizes`, as many rows as it likes; `words`, no datatype of ours."""
+    """`halves`, a row a picture; `sizes`, four rows always; `words`, of no datatype of ours."""
     graph = model.graph
     graph.node.extend(
         [

@@ -66,7 +66,7 @@ def test_help_imports_nothing_heavy():
 def test_flags_become_settings(prn_guard, monkeypatch, folder, tmp_path):
     asked = []
     monkeypatch.setattr(run_module, "run", lambda settings: asked.append(settings) or True)
-    monkeypatch.setattr("prn_guard.serve.logs.configure", lambda level: None)
+    monkeypatch.setattr("prn_guard.serve.logs.configure", lambda _level: None)
     config = tmp_path / "c.toml"
     config.write_text("max_queue = 7\nport = 1")
     code, _, err = prn_guard(
@@ -81,14 +81,14 @@ def test_flags_become_settings(prn_guard, monkeypatch, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--host", "0.0.0.0"], "--insecure"),
+        (["--host", "192.0.2.1"], "--insecure"),
         (["--max-batch", "0"], "max_batch"),
         (["--devices", "cuda:x"], "devices"),
         (["--token-file", "none"], "none is missing"),
     ],
 )
 def test_bad_flags_are_exit_code_2(prn_guard, monkeypatch, folder, arguments, said):
-    monkeypatch.setattr("prn_guard.serve.logs.configure", lambda level: None)
+    monkeypatch.setattr("prn_guard.serve.logs.configure", lambda _level: None)
     code, _, err = prn_guard("serve", folder, "--port", 0, "--no-grpc", *arguments)
     assert code == 2
     assert said in err

