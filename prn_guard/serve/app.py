@@ -22,7 +22,7 @@ from prn_guard.serve.errors import (
 from prn_guard.serve.gateway import Gateway, Rules
 from prn_guard.serve.infer import Handlers
 from prn_guard.serve.metrics import CONTENT_TYPE, Metrics
-from prn_guard.serve.schema import CLASSIFY_SCHEMA, INFER_SCHEMA
+from prn_guard.serve.schema import CLASSIFY_SCHEMA, ERROR, infer_schema, path_parameters
 from prn_guard.serve.security import TokenCheck
 from prn_guard.serve.service import VERSION, Service
 from prn_guard.serve.settings import ServeSettings
@@ -135,12 +135,8 @@ def _add(
     method: str = "GET",
     schema: dict[str, Any] | None = None,
 ) -> None:
-    described = dict(schema or {})
-    named = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PATH_PARAMETER.findall(path)
-    ]
-    described["parameters"] = [*named, *described.get("parameters", ())]
+    described = {"responses": {}, "parameters": [], **(schema or {})}
+    described["responses"] = {**described["responses"], "default": ERROR}
     app.add_api_route(
         path,
         handler,
@@ -179,10 +175,13 @@ def _add_protocol(app: FastAPI, service: Service, handlers: Handlers) -> None:
     _add(app, "/v2/health/live", live)
     _add(app, "/v2/health/ready", ready)
     _add(app, "/v2", server)
+    infer = infer_schema(service.manifest, max_pictures=service.limits.max_queue)
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        _add(app, path, model)
-        _add(app, f"{path}/ready", model_ready)
-        _add(app, f"{path}/infer", handlers.infer, method="POST", schema=INFER_SCHEMA)
+        named = path_parameters(_PATH_PARAMETER.findall(path), service.name, VERSION)
+        _add(app, path, model, schema={"parameters": named})
+        _add(app, f"{path}/ready", model_ready, schema={"parameters": named})
+        schema = {**infer, "parameters": [*named, *infer["parameters"]]}
+        _add(app, f"{path}/infer", handlers.infer, method="POST", schema=schema)
 
 
 def _add_own(app: FastAPI, service: Service, handlers: Handlers) -> None:

@@ -222,6 +222,7 @@ def _config(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=cast("int", settings.keep_alive),
         timeout_graceful_shutdown=_FINISH,

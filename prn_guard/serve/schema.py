@@ -2,7 +2,12 @@
 
 from typing import Any, Final
 
-_ERROR: Final[dict[str, Any]] = {
+from prn_guard.contract import Manifest
+from prn_guard.serve.tensors import input_datatype
+
+Schema = dict[str, Any]
+
+ERROR: Final[Schema] = {
     "description": 'What went wrong, as `{"error": "..."}`.',
     "content": {
         "application/json": {
@@ -14,7 +19,6 @@ _ERROR: Final[dict[str, Any]] = {
         }
     },
 }
-_REFUSALS: Final = ("400", "401", "403", "404", "408", "413", "415", "500", "503", "504")
 _PARAMETERS: Final = {"type": "object", "additionalProperties": True}
 _TENSOR: Final = {
     "type": "object",
@@ -32,16 +36,6 @@ _OUTPUT: Final = {
     "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
     "required": ["name"],
 }
-_REQUEST: Final = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "string", "maxLength": 256},
-        "parameters": _PARAMETERS,
-        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _TENSOR},
-        "outputs": {"type": "array", "items": _OUTPUT},
-    },
-    "required": ["inputs"],
-}
 _ANSWER: Final = {
     "type": "object",
     "properties": {
@@ -56,39 +50,77 @@ _TIMEOUT: Final = {
     "name": "x-request-timeout-ms",
     "in": "header",
     "required": False,
-    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "schema": {"type": "number", "minimum": 1},
 }
 _PICTURE: Final = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _flag(name: str) -> dict[str, Any]:
+def _flag(name: str) -> Schema:
     return {"name": name, "in": "query", "required": False, "schema": {"type": "boolean"}}
 
 
-INFER_SCHEMA: Final[dict[str, Any]] = {
-    "parameters": [
+def path_parameters(names: list[str], model: str, version: str) -> list[Schema]:
+    """Model and version in a path: there is one of each."""
+    known = {"name": model, "version": version}
+    return [
         {
-            "name": "Inference-Header-Content-Length",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "integer", "minimum": 0},
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "enum": [known[name]]},
+        }
+        for name in names
+    ]
+
+
+def infer_schema(manifest: Manifest, *, max_pictures: int) -> Schema:
+    """Of `infer` with JSON alone; the binary extension is beyond what OpenAPI can say."""
+    sizes = [{"const": size} for size in manifest.tensor.shape(manifest.input)]
+    pixels = manifest.tensor.dtype == "uint8"
+    number = {"type": "integer", "minimum": 0, "maximum": 255} if pixels else {"type": "number"}
+    tensor = {
+        "type": "object",
+        "properties": {
+            "name": {"const": manifest.tensor.name},
+            "datatype": {"const": input_datatype(manifest)},
+            "shape": {
+                "type": "array",
+                "prefixItems": [{"type": "integer", "minimum": 1, "maximum": max_pictures}, *sizes],
+                "minItems": 4,
+                "maxItems": 4,
+            },
+            "data": {
+                "type": "array",
+                "description": "As many numbers as the shape has, in a row or nested.",
+                "anyOf": [{"items": number}, {"items": {"type": "array"}}],
+            },
+            "parameters": _PARAMETERS,
         },
-        _TIMEOUT,
-    ],
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _REQUEST}}},
-    "responses": {
-        "200": {
-            "description": "The outputs.",
-            "content": {
-                "application/json": {"schema": _ANSWER},
-                "application/octet-stream": {},
+        "required": ["name", "shape", "datatype", "data"],
+    }
+    request = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "maxLength": 256},
+            "parameters": _PARAMETERS,
+            "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": tensor},
+            "outputs": {"type": "array", "items": _OUTPUT},
+        },
+        "required": ["inputs"],
+    }
+    return {
+        "parameters": [_TIMEOUT],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {
+                "description": "The outputs.",
+                "content": {"application/json": {"schema": _ANSWER}},
             },
         },
-        **dict.fromkeys(_REFUSALS, _ERROR),
-    },
-}
+    }
 
-CLASSIFY_SCHEMA: Final[dict[str, Any]] = {
+
+CLASSIFY_SCHEMA: Final[Schema] = {
     "parameters": [_flag("explain"), _flag("resize"), _TIMEOUT],
     "requestBody": {
         "required": True,
@@ -125,6 +157,5 @@ CLASSIFY_SCHEMA: Final[dict[str, Any]] = {
                 }
             },
         },
-        **dict.fromkeys(_REFUSALS, _ERROR),
     },
 }
