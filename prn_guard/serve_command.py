@@ -1,6 +1,7 @@
 """`prn-guard serve`: the command's flags. What they do is imported when it runs."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,16 +95,27 @@ def serve(
         from prn_guard.serve.run import run
         from prn_guard.serve.settings import read_settings
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("prn_guard"):
-            raise
-        raise InvalidArgumentError(
-            f"{error.name} is missing. Install prn-guard[server], which brings what serving needs."
-        ) from error
+        raise _missing(error, "server") from error
     settings = read_settings(flags, config)
     logs.configure(settings.log_level)
     logs.started(settings.printed())
-    if not run(settings):
+    running = run if settings.engine == "local" else _ray_run()
+    if not running(settings):
         os._exit(EXIT_GAVE_UP)  # a session that hangs would keep its thread, and so the process
+
+
+def _ray_run() -> Any:
+    """`run` of the adapter for Ray Serve."""
+    try:
+        return import_module("prn_guard.serve.ray_serve").run
+    except ModuleNotFoundError as error:
+        raise _missing(error, "ray") from error
+
+
+def _missing(error: ModuleNotFoundError, extra: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{error.name} is missing. Install prn-guard[{extra}], which brings what this needs."
+    )
 
 
 def add_to(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import types
 from typing import get_type_hints
 
 import pytest
@@ -102,3 +103,17 @@ def test_a_missing_extra_is_named(prn_guard, monkeypatch, folder):
     code, _, err = prn_guard("serve", folder)
     assert code == 2
     assert "prn-guard[server]" in err
+
+
+def test_engine_ray_runs_its_own_adapter(prn_guard, monkeypatch, folder):
+    asked = []
+    adapter = types.ModuleType("prn_guard.serve.ray_serve")
+    adapter.run = lambda settings: asked.append(settings.engine) or True
+    monkeypatch.setattr("prn_guard.serve.logs.configure", lambda _level: None)
+    monkeypatch.setitem(sys.modules, adapter.__name__, adapter)
+    assert prn_guard("serve", folder, "--engine", "ray")[0] == 0
+    assert asked == ["ray"]
+    monkeypatch.setitem(sys.modules, adapter.__name__, None)
+    code, _, err = prn_guard("serve", folder, "--engine", "ray")
+    assert code == 2
+    assert "prn-guard[ray]" in err
