@@ -10,6 +10,7 @@ import ssl
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -203,3 +204,19 @@ def test_request_ids():
     assert request_id(None) != request_id(None)
     for odd in ("", "a" * 129, "a\n", "\u00e9", "-a"):
         assert request_id(odd) != odd
+
+
+def test_grpc_beside_rest_with_one_token(served_folder):
+    with serving(served_folder, grpc=True, grpc_port=0, token=PHRASE) as running:
+        address = f"127.0.0.1:{running.control.addresses.grpc_port}"
+        with triton_grpc.InferenceServerClient(address) as client:
+            assert client.is_server_ready()
+            given = triton_grpc.InferInput("image", [1, 8, 8, 3], "UINT8")
+            given.set_data_from_numpy(PICTURE)
+            with pytest.raises(InferenceServerException, match="bearer token is needed"):
+                client.infer(NAME, [given])
+            shown = {"authorization": f"Bearer {PHRASE}"}
+            answer = client.infer(NAME, [given], headers=shown)
+            assert answer.as_numpy("flagged").tolist() == [False]
+        metrics = running.ask("GET", "/metrics", Authorization=f"Bearer {PHRASE}").body
+        assert b'prn_guard_requests_total{outcome="ok",protocol="grpc"} 1.0' in metrics
