@@ -120,7 +120,7 @@ def _rows(
         else from_onnx(stored, precision=precision)
     )
     graph = guarded_graph(
-        _guarded(target, rectifier), classifier, ExportOptions(precision=precision)
+        randomly_guarded(target, rectifier), classifier, ExportOptions(precision=precision)
     )
     spec = target.spec
     own = InputTensor(name=classifier.input_name, dtype="float32", layout=spec.layout)
@@ -146,7 +146,8 @@ def _rows(
     return [facts | one.to_json() for one in measured]
 
 
-def _guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier:
+def randomly_guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier:
+    """`target` behind a rectifier with random weights, which cost what fitted ones cost."""
     spec = target.spec
     rectifier = build_rectifier(rectifier_spec, generator=torch.Generator().manual_seed(0))
     nn.init.normal_(rectifier.exit.weight, std=0.01)

@@ -1,0 +1,294 @@
+"""How much of a bare onnxruntime loop is left behind the server, and how long requests take.
+
+    PRN_GUARD_DATA=DATA .venv/bin/python -m benchmarks.serving_load
+
+EfficientNet-Lite0 behind a rectifier with random weights, 224 x 224 pixels of 8 bits, one picture a
+request, REST with the binary extension over loopback. Server, clients and bare loop share the
+machine's cores; they take turns, so that what drifts meets all alike:
+
+- Throughput: clients ask again as soon as they are answered. The bare loop then runs batches of the
+  very sizes that the server had formed, in that order, on onnxruntime's default options.
+- Latency: requests arrive at random (Poisson, seed 0) at a share of that throughput, whether or not
+  earlier ones are answered, and are timed from when they were due.
+
+Every answer is compared with the bare session's on the same picture. Writes
+`benchmarks/results/serving_load.json`, and its table into docs/scaling.md.
+"""
+
+import asyncio
+import gc
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from benchmarks.publishing import commit, publish, table
+from benchmarks.serving_client import Answer, Connection, connect, infer_request, outputs_of
+from benchmarks.serving_process import PROBED, Served, served
+from prn_guard import console
+from prn_guard.errors import PrnGuardError
+from prn_guard.files import read_json, write_json
+from prn_guard.session import open_session
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULT: Final = ROOT / "benchmarks" / "results" / "serving_load.json"
+PAGE: Final = ROOT / "docs" / "scaling.md"
+PICTURES: Final = 16
+WARM_UP: Final = 3.0
+LEAST_SHARE: Final = 0.8
+MOST_TAIL: Final = 3.0
+LOGITS: Final = 1e-3
+"""Kernels may sum in another order in another batch size; EfficientNet's logits are about 10."""
+
+Images = npt.NDArray[np.uint8]
+
+
+def main(
+    clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Of throughput and bare loop.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each.")] = 12.0,
+    loads: Annotated[str, typer.Option(help="Shares of the throughput.")] = "0.3,0.5,0.7",
+    load_seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 30.0,
+    artifact: Annotated[Path | None, typer.Option(help="The guard; made where left out.")] = None,
+    out: Annotated[Path, typer.Option(help="The result file.")] = RESULT,
+) -> None:
+    """Measure, write down, publish."""
+    shares = [float(part) for part in loads.split(",")]
+    with tempfile.TemporaryDirectory(prefix="prn-guard-load-") as temporary:
+        folder = artifact or _artifact(Path(temporary))
+        bare = BareLoop(folder)
+        notes = Path(temporary) / "batches"
+        gc.freeze()
+        with served(folder, "--batches", notes, command=PROBED) as server:
+            runs = [_round(server, bare, notes, clients, seconds) for _ in range(rounds)]
+            rate = float(np.median([run["server_pictures_per_second"] for run in runs]))
+            rows = [
+                asyncio.run(
+                    _open_loop(
+                        server, bare, notes, load=share, rate=rate * share, seconds=load_seconds
+                    )
+                )
+                for share in shares
+            ]
+    from training.setting import hardware
+
+    write_json(
+        out,
+        {
+            "commit": commit(),
+            "hardware": hardware(),
+            "versions": {
+                name: version(name) for name in ("onnxruntime-gpu", "uvicorn", "fastapi", "numpy")
+            },
+            "clients": clients,
+            "share": float(np.median([run["share"] for run in runs])),
+            "rounds": runs,
+            "loads": rows,
+        },
+    )
+    if out == RESULT:
+        publish(PAGE, "serving_load", render(read_json(out)))
+    console.say(render(read_json(out)))
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The tables of docs/scaling.md, in Markdown."""
+    rounds = result["rounds"]
+    throughput = table(
+        ("round", "server, pictures/s", "bare loop, pictures/s", "share", "mean batch",
+         "the session ran", "event loop's processor time, ms a picture"),
+        [
+            (
+                str(number),
+                f"{run['server_pictures_per_second']:.1f}",
+                f"{run['bare_pictures_per_second']:.1f}",
+                f"{run['share']:.1%}",
+                f"{run['mean_batch']:.1f}",
+                f"{run['session_busy']:.1%}",
+                f"{run['loop_ms']:.2f}",
+            )
+            for number, run in enumerate(rounds, start=1)
+        ],
+        left=1,
+    )  # fmt: skip
+    latency = table(
+        ("load", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99 / p50", "mean batch", "n"),
+        [
+            (
+                f"{row['load']:.0%}",
+                f"{row['requests_per_second']:.1f}",
+                f"{row['p50_ms']:.1f}",
+                f"{row['p95_ms']:.1f}",
+                f"{row['p99_ms']:.1f}",
+                f"{row['p99_ms'] / row['p50_ms']:.2f}",
+                f"{row['mean_batch']:.1f}",
+                str(row["requests"]),
+            )
+            for row in result["loads"]
+        ],
+        left=1,
+    )
+    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    note = (
+        f"{result['clients']} clients; {result['hardware']}, which server, clients and bare loop "
+        f"share; {versions} (commit {result['commit']}). The median share is "
+        f"{result['share']:.1%} (aim: at least {LEAST_SHARE:.0%}); aim of p99 / p50 at 70 % load: "
+        f"at most {MOST_TAIL:g}. Load is a share of the median throughput, with Poisson arrivals.\n"
+    )
+    return "\n".join([throughput, latency, note])
+
+
+class BareLoop:
+    """The same graph in this process, as onnxruntime runs it by default."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = folder.name
+        manifest, self._session = open_session(folder)
+        self._input, self._names = manifest.tensor.name, list(manifest.names.all())
+        size = (32, *manifest.tensor.shape(manifest.input))
+        rng = np.random.default_rng(0)
+        self.pictures: Images = rng.integers(0, 256, size, dtype=np.uint8)
+        self.requests = [
+            infer_request(self.model, self.pictures[row : row + 1]) for row in range(PICTURES)
+        ]
+        answers = self._session.run(self._names, {self._input: self.pictures[:PICTURES]})
+        self._expected = dict(zip(self._names, answers, strict=True))
+
+    def rate(self, sizes: Sequence[int]) -> float:
+        """Pictures a second over batches of these sizes."""
+        for size in sizes[:3]:
+            self._run(size)
+        began = time.perf_counter()
+        for size in sizes:
+            self._run(size)
+        return sum(sizes) / (time.perf_counter() - began)
+
+    def check(self, row: int, answer: Answer) -> None:
+        """Compare an answer with the session's own on the same picture.
+
+        Raises:
+            PrnGuardError: it is another, or none.
+        """
+        if answer.status != 200:
+            raise PrnGuardError(f"A request was answered with {answer.status}: {answer.body!r}")
+        found = outputs_of(answer)
+        for name, expected in self._expected.items():
+            close = np.allclose(found[name], expected[row : row + 1], rtol=1e-4, atol=LOGITS)
+            if not close:
+                raise PrnGuardError(f"{name} of picture {row} differs from the bare session's.")
+
+    def _run(self, size: int) -> None:
+        self._session.run(self._names, {self._input: self.pictures[:size]})
+
+
+def _artifact(folder: Path) -> Path:
+    from benchmarks.serving_artifact import write_efficientnet_lite0
+
+    return write_efficientnet_lite0(folder)
+
+
+def _round(
+    server: Served, bare: BareLoop, notes: Path, clients: int, seconds: float
+) -> dict[str, Any]:
+    """Throughput of the server, then of the bare loop on the same batches."""
+    found = asyncio.run(_closed_loop(server, bare, clients, seconds))
+    begun, ended = found["window"]
+    batches = [batch for batch in _noted(notes) if begun <= batch[0] < ended]
+    sizes = [int(size) for _, size, _ in batches]
+    bare_rate = bare.rate(sizes)
+    rate = found["answered"] / (ended - begun)
+    return {
+        "seconds": ended - begun,
+        "server_pictures_per_second": rate,
+        "bare_pictures_per_second": bare_rate,
+        "share": rate / bare_rate,
+        "mean_batch": float(np.mean(sizes)),
+        "session_busy": sum(spent for _, _, spent in batches) / (ended - begun),
+        "loop_ms": 1e3 * found["loop_seconds"] / found["answered"],
+        "batches": {str(size): sizes.count(size) for size in sorted(set(sizes))},
+    }
+
+
+def _noted(notes: Path) -> list[tuple[float, float, float]]:
+    """When each batch began, its pictures, its seconds."""
+    lines = notes.read_text(encoding="ascii").splitlines()
+    return [tuple(map(float, line.split())) for line in lines]  # type: ignore[misc]
+
+
+async def _closed_loop(
+    server: Served, bare: BareLoop, clients: int, seconds: float
+) -> dict[str, Any]:
+    """Clients that ask again at once; what they were answered after the warm-up is counted."""
+    begun = time.monotonic() + WARM_UP
+    ended = begun + seconds
+    answered = 0
+
+    async def client(number: int) -> None:
+        nonlocal answered
+        row = number % PICTURES
+        connection = await connect(server.port)
+        while time.monotonic() < ended:
+            answer = await connection.ask(bare.requests[row])
+            if begun <= time.monotonic() < ended:
+                answered += 1
+        bare.check(row, answer)
+        connection.close()
+
+    async def loop_seconds() -> float:
+        await asyncio.sleep(begun - time.monotonic())
+        before = server.loop_seconds()
+        await asyncio.sleep(ended - time.monotonic())
+        return server.loop_seconds() - before
+
+    spent, *_ = await asyncio.gather(loop_seconds(), *map(client, range(clients)))
+    return {"window": (begun, ended), "answered": answered, "loop_seconds": spent}
+
+
+async def _open_loop(
+    server: Served, bare: BareLoop, notes: Path, *, load: float, rate: float, seconds: float
+) -> dict[str, Any]:
+    """Requests that arrive at random, each on a connection that is free or a new one."""
+    rng = np.random.default_rng(0)
+    count = max(1, round(rate * seconds))
+    due = time.monotonic() + 0.1 + np.cumsum(rng.exponential(1 / rate, count))
+    free: list[Connection] = []
+    took: list[float] = []
+
+    async def one(number: int) -> None:
+        connection = free.pop() if free else await connect(server.port)
+        row = number % PICTURES
+        answer = await connection.ask(bare.requests[row])
+        took.append(time.monotonic() - due[number])
+        free.append(connection)
+        if number % PICTURES == 0 or answer.status != 200:
+            bare.check(row, answer)
+
+    begun = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            await asyncio.sleep(max(0.0, due[number] - time.monotonic()))
+            group.create_task(one(number))
+    sizes = [size for began, size, _ in _noted(notes) if began >= begun]
+    for connection in free:
+        connection.close()
+    p50, p95, p99 = (1e3 * float(value) for value in np.percentile(took, (50, 95, 99)))
+    return {
+        "load": load,
+        "requests_per_second": rate,
+        "requests": count,
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "mean_batch": float(np.mean(sizes)),
+        "connections": len(free),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
