@@ -185,7 +185,12 @@ class Batcher:
                 batch = await self._next_batch()
             if not batch:
                 return
-            await self._answer(batch, session)
+            try:
+                await self._answer(batch, session)
+            except Exception as error:  # a worker that ended would leave its queue to hang
+                _log.exception("a batch could not be answered")
+                for entry in batch:
+                    entry.settle(_failed(error))
 
     async def _next_batch(self) -> list[_Entry]:
         """Wait for the next batch; empty once the batcher has stopped and nothing waits."""
@@ -237,9 +242,7 @@ class Batcher:
                     continue
                 error = outcomes
             _log.error("a session failed on a request of %d pictures", len(entry), exc_info=error)
-            failed = InferenceFailedError("The model failed on this request. The log says why.")
-            failed.__cause__ = error
-            entry.settle(failed)
+            entry.settle(_failed(error))
 
     async def _run(
         self, batch: list[_Entry], session: int
@@ -253,6 +256,12 @@ class Batcher:
         except Exception as error:
             outcomes = error
         return outcomes, perf_counter() - started
+
+
+def _failed(error: Exception) -> InferenceFailedError:
+    failed = InferenceFailedError("The model failed on this request. The log says why.")
+    failed.__cause__ = error
+    return failed
 
 
 def _run_together(engine: Runner, batch: list[_Entry], session: int) -> list[Outcome]:

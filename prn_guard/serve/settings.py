@@ -208,7 +208,9 @@ def _complaints(error: ValidationError | SettingsError) -> str:
     said = []
     for entry in error.errors(include_input=False, include_url=False):
         place = ".".join(str(part) for part in entry["loc"])
-        reason = "there is no such setting" if entry["type"] == "extra_forbidden" else entry["msg"]
+        unknown = entry["type"] == "extra_forbidden"
+        reason = "there is no such setting" if unknown else entry["msg"]
+        reason = reason.removeprefix("Value error, ")
         said.append(f"{place[:100]}: {reason}" if place else reason)
     return "; ".join(said) + "."
 

@@ -298,6 +298,24 @@ def test_an_engine_that_answers_too_few_rows_is_an_error_not_a_hang():
     asyncio.run(main())
 
 
+def test_a_callback_that_fails_does_not_end_the_worker():
+    async def main():
+        failures = [RuntimeError("surprise")]
+
+        def told(*_):
+            if failures:
+                raise failures.pop()
+
+        batcher = usual(Doubling(), on_batch=told)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(InferenceFailedError):
+                await batcher.submit(rows(1))
+            assert labels(await batcher.submit(rows(2))) == [2]
+        await batcher.stop()
+
+    asyncio.run(main())
+
+
 def test_stop_answers_what_was_accepted_and_takes_no_more():
     async def main():
         engine = Doubling()

@@ -1,5 +1,7 @@
 """Sessions of the served guard: their answers, their further outputs, their warm-up."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -7,11 +9,14 @@ from onnx import TensorProto, helper
 from prn_guard.contract import InputSpec, InputTensor
 from prn_guard.errors import ArtifactError, InvalidArgumentError
 from prn_guard.preparation import to_pixels, to_tensor
+from prn_guard.serve.alarm import AttackAlarm
 from prn_guard.serve.engine import Engine
-from prn_guard.serve.errors import MalformedError
+from prn_guard.serve.errors import MalformedError, StoppingError
 from prn_guard.serve.metrics import Metrics
 from prn_guard.serve.service import Limits, Service
 from prn_guard.serve.tensors import datatype_of, output_arrays, to_bytes
+from prn_guard.serve.watch import Watch
+from tests.prn_guard.serve.running import PATIENCE, HeldEngine
 
 
 def with_extras(model):
@@ -127,6 +132,40 @@ def test_deadlines_are_bounded(service):
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(MalformedError):
             service.deadline(wrong)
+
+
+def test_who_is_in_a_hurry_gives_up_what_is_in_flight(folder):
+    """As after a second signal."""
+
+    async def main():
+        held = HeldEngine(folder)
+        metrics = Metrics(threshold=0.5, model="tiny")
+        alarm = AttackAlarm(false_positive_rate=0.01, calibration_pictures=500)
+        limits = Limits(max_batch=4, max_queue=9, max_delay=0.0, max_timeout=PATIENCE)
+        watch = Watch(held.manifest, metrics, alarm)
+        service = Service("tiny", held, metrics=metrics, watch=watch, limits=limits)
+        await service.start()
+        held.let_go.clear()
+
+        async def ask():
+            with service.admit("rest"):
+                await service.classify(np.zeros((1, 8, 8, 3), np.uint8), request_id="x")
+
+        asked = [asyncio.create_task(ask()) for _ in range(3)]
+        assert await asyncio.to_thread(held.entered.acquire, timeout=PATIENCE)
+        hurry = asyncio.Event()
+        stopping = asyncio.create_task(service.stop(PATIENCE, hurry))
+        await asyncio.sleep(0)
+        assert not service.ready
+        hurry.set()
+        assert await stopping is False
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        held.let_go.set()
+        return outcomes, metrics.render().decode()
+
+    outcomes, rendered = asyncio.run(main())
+    assert [type(outcome) for outcome in outcomes] == [StoppingError] * 3
+    assert 'prn_guard_requests_total{outcome="stopping",protocol="rest"} 3.0' in rendered
 
 
 def test_arrays_by_name_and_as_bytes(engine, pictures, expected):
