@@ -84,6 +84,28 @@ def input_values(
         TooLargeError: more pictures.
     """
     tensor = manifest.tensor
+    _check_description(manifest, name, datatype, shape)
+    if shape[0] > max_pictures:
+        raise TooLargeError(
+            f"The request holds {str(shape[0])[:_SHOWN]} pictures; at most {max_pictures} may "
+            "wait at a time. Send them in parts."
+        )
+    whole = (shape[0], *tensor.shape(manifest.input))
+    dtype = np.dtype(tensor.dtype)
+    if isinstance(data, bytes | memoryview):
+        values = _from_bytes(data, dtype, whole)
+    else:
+        values = _from_numbers(data, dtype, whole)
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        raise MalformedError(
+            f"Input {tensor.name!r} holds values that are not finite. A score of such a picture "
+            "would mean nothing."
+        )
+    return values
+
+
+def _check_description(manifest: Manifest, name: str, datatype: str, shape: Sequence[int]) -> None:
+    tensor = manifest.tensor
     wanted = tensor.shape(manifest.input)
     if name != tensor.name:
         raise MalformedError(f"There is no input {name[:_SHOWN]!r}; expected {tensor.name!r}.")
@@ -97,23 +119,6 @@ def input_values(
             f"Input {tensor.name!r} has the shape {str(list(shape[:8]))[:_SHOWN]}; expected "
             f"{['N', *wanted]}, N at least 1."
         )
-    if shape[0] > max_pictures:
-        raise TooLargeError(
-            f"The request holds {str(shape[0])[:_SHOWN]} pictures; at most {max_pictures} may "
-            "wait at a time. Send them in parts."
-        )
-    whole = (shape[0], *wanted)
-    dtype = np.dtype(tensor.dtype)
-    if isinstance(data, bytes | memoryview):
-        values = _from_bytes(data, dtype, whole)
-    else:
-        values = _from_numbers(data, dtype, whole)
-    if dtype.kind == "f" and not np.isfinite(values).all():
-        raise MalformedError(
-            f"Input {tensor.name!r} holds values that are not finite. A score of such a picture "
-            "would mean nothing."
-        )
-    return values
 
 
 def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Values:
