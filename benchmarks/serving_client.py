@@ -100,23 +100,29 @@ async def connect(port: int) -> Connection:
 
 def http(path: str, body: bytes = b"", *, method: str = "POST", **headers: object) -> bytes:
     """The bytes of a request; underscores in headers' names stand for hyphens."""
-    named = {"Host": "localhost", "Content-Length": len(body), **headers}
-    lines = [f"{name.replace('_', '-')}: {text}" for name, text in named.items()]
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    lines = [
+        f"{name}: {text}"
+        for name, text in ({"Host": "localhost", "Content-Length": len(body)} | named).items()
+    ]
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
 
 
-def infer_request(model: str, pictures: npt.NDArray[np.uint8], **more: Any) -> bytes:
+def infer_request(
+    model: str, pictures: npt.NDArray[Any], *, name: str = "image", **more: Any
+) -> bytes:
     """An infer request with the binary extension, which asks for binary outputs.
 
     Args:
         model: its name.
-        pictures: `(N, H, W, C)` uint8.
+        pictures: `(N, ...)` uint8 or float32.
+        name: the tensor's.
         more: further members of the JSON.
     """
     tensor = {
-        "name": "image",
+        "name": name,
         "shape": list(pictures.shape),
-        "datatype": "UINT8",
+        "datatype": "UINT8" if pictures.dtype == np.uint8 else "FP32",
         "parameters": {"binary_data_size": pictures.nbytes},
     }
     content = {"inputs": [tensor], "parameters": {"binary_data_output": True}, **more}

@@ -56,14 +56,13 @@ class WatchedEngine:
 def main(
     folder: Path,
     port: Annotated[int, typer.Option()] = 0,
-    max_queue: Annotated[int, typer.Option()] = 256,
+    config: Annotated[Path | None, typer.Option(help="Further settings, as TOML.")] = None,
     batches: Annotated[Path | None, typer.Option(help="Where to note every batch.")] = None,
     poison: Annotated[int | None, typer.Option(help="First value of a fatal picture.")] = None,
     seconds: Annotated[float, typer.Option(help="That every run takes longer.")] = 0.0,
 ) -> None:
     """Serve until SIGTERM."""
-    flags = {"folder": folder, "port": port, "max_queue": max_queue, "grpc": False}
-    settings = read_settings(flags)
+    settings = read_settings({"folder": folder, "port": port, "grpc": False}, config)
     notes = None if batches is None else batches.open("w", buffering=1, encoding="ascii")
     logs.configure(settings.log_level)
     _let_the_clock_jump()
