@@ -21,7 +21,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
 import ray
 from ray import serve
@@ -146,7 +146,8 @@ def deployment(settings: ServeSettings) -> serve.Application:
         graceful_shutdown_timeout_s=settings.stop_timeout,
         max_constructor_retry_count=_ATTEMPTS,
     )
-    return cast("serve.Application", made.bind())
+    app: serve.Application = made.bind()
+    return app
 
 
 @final
