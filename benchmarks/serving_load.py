@@ -8,8 +8,10 @@ machine's cores; they take turns, so that what drifts meets all alike:
 
 - Throughput: clients ask again as soon as they are answered. The bare loop then runs batches of the
   very sizes that the server had formed, in that order, on onnxruntime's default options.
-- Latency: requests arrive at random (Poisson, seed 0) at a share of that throughput, whether or not
-  earlier ones are answered, and are timed from when they were due.
+- Latency: requests arrive at a share of that throughput, whether or not earlier ones are answered,
+  and are timed from when they were due: at random (Poisson, seed 0), or as many cameras send them,
+  each at its own regular times. Beside it stands what the very same arrivals would have met in a
+  queue before a session that takes as long, were everything else free.
 
 Every answer is compared with the bare session's on the same picture. Writes
 `benchmarks/results/serving_load.json`, and its table into docs/scaling.md.
@@ -40,6 +42,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "serving_load.json"
 PAGE: Final = ROOT / "docs" / "scaling.md"
 PICTURES: Final = 16
+LOADS: Final = (("Poisson", 0.3), ("Poisson", 0.5), ("Poisson", 0.7), ("cameras", 0.7))
+CAMERAS: Final = 16
+MAX_BATCH: Final = 32
+MAX_DELAY: Final = 0.002
+"""The server's defaults."""
 WARM_UP: Final = 3.0
 LEAST_SHARE: Final = 0.8
 MOST_TAIL: Final = 3.0
@@ -47,19 +54,18 @@ LOGITS: Final = 1e-3
 """Kernels may sum in another order in another batch size; EfficientNet's logits are about 10."""
 
 Images = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
 
 
 def main(
     clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="Of throughput and bare loop.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Of each.")] = 12.0,
-    loads: Annotated[str, typer.Option(help="Shares of the throughput.")] = "0.3,0.5,0.7",
-    load_seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 30.0,
+    load_seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 25.0,
     artifact: Annotated[Path | None, typer.Option(help="The guard; made where left out.")] = None,
     out: Annotated[Path, typer.Option(help="The result file.")] = RESULT,
 ) -> None:
     """Measure, write down, publish."""
-    shares = [float(part) for part in loads.split(",")]
     with tempfile.TemporaryDirectory(prefix="prn-guard-load-") as temporary:
         folder = artifact or _artifact(Path(temporary))
         bare = BareLoop(folder)
@@ -69,12 +75,8 @@ def main(
             runs = [_round(server, bare, notes, clients, seconds) for _ in range(rounds)]
             rate = float(np.median([run["server_pictures_per_second"] for run in runs]))
             rows = [
-                asyncio.run(
-                    _open_loop(
-                        server, bare, notes, load=share, rate=rate * share, seconds=load_seconds
-                    )
-                )
-                for share in shares
+                asyncio.run(_open_loop(server, bare, notes, kind, share, rate, load_seconds))
+                for kind, share in LOADS
             ]
     from training.setting import hardware
 
@@ -118,28 +120,31 @@ def render(result: Mapping[str, Any]) -> str:
         left=1,
     )  # fmt: skip
     latency = table(
-        ("load", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99 / p50", "mean batch", "n"),
+        ("arrivals", "load", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99 / p50",
+         "of the queue alone", "mean batch", "n"),
         [
             (
+                row["arrivals"],
                 f"{row['load']:.0%}",
                 f"{row['requests_per_second']:.1f}",
                 f"{row['p50_ms']:.1f}",
                 f"{row['p95_ms']:.1f}",
                 f"{row['p99_ms']:.1f}",
                 f"{row['p99_ms'] / row['p50_ms']:.2f}",
+                f"{row['queue_p99_ms'] / row['queue_p50_ms']:.2f}",
                 f"{row['mean_batch']:.1f}",
                 str(row["requests"]),
             )
             for row in result["loads"]
         ],
         left=1,
-    )
+    )  # fmt: skip
     versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
     note = (
         f"{result['clients']} clients; {result['hardware']}, which server, clients and bare loop "
         f"share; {versions} (commit {result['commit']}). The median share is "
         f"{result['share']:.1%} (aim: at least {LEAST_SHARE:.0%}); aim of p99 / p50 at 70 % load: "
-        f"at most {MOST_TAIL:g}. Load is a share of the median throughput, with Poisson arrivals.\n"
+        f"at most {MOST_TAIL:g}. Load is a share of the median throughput.\n"
     )
     return "\n".join([throughput, latency, note])
 
@@ -217,8 +222,8 @@ def _round(
 
 def _noted(notes: Path) -> list[tuple[float, float, float]]:
     """When each batch began, its pictures, its seconds."""
-    lines = notes.read_text(encoding="ascii").splitlines()
-    return [tuple(map(float, line.split())) for line in lines]  # type: ignore[misc]
+    lines = [line.split() for line in notes.read_text(encoding="ascii").splitlines()]
+    return [(float(began), float(size), float(spent)) for began, size, spent in lines]
 
 
 async def _closed_loop(
@@ -250,13 +255,60 @@ async def _closed_loop(
     return {"window": (begun, ended), "answered": answered, "loop_seconds": spent}
 
 
-async def _open_loop(
-    server: Served, bare: BareLoop, notes: Path, *, load: float, rate: float, seconds: float
-) -> dict[str, Any]:
-    """Requests that arrive at random, each on a connection that is free or a new one."""
+def arrivals(kind: str, rate: float, seconds: float) -> Floats:
+    """When requests are due, ascending, in seconds from the beginning.
+
+    Args:
+        kind: "Poisson", or "cameras": `CAMERAS` of them, each at its own regular times.
+        rate: of all together, a second.
+        seconds: how long.
+    """
     rng = np.random.default_rng(0)
-    count = max(1, round(rate * seconds))
-    due = time.monotonic() + 0.1 + np.cumsum(rng.exponential(1 / rate, count))
+    if kind == "Poisson":
+        return np.cumsum(rng.exponential(1 / rate, max(1, round(rate * seconds))))
+    period = CAMERAS / rate
+    first = rng.uniform(0, period, CAMERAS)
+    frames = np.arange(max(1, round(seconds / period))) * period
+    return np.sort((first[:, None] + frames).ravel())
+
+
+def queue_alone(
+    due: Floats, fixed: float, each: float, *, max_batch: int = MAX_BATCH, delay: float = MAX_DELAY
+) -> Floats:
+    """Seconds that each arrival spends in a queue before one session, in order of arrival.
+
+    Args:
+        due: ascending.
+        fixed: seconds that every batch takes.
+        each: and for each of its pictures.
+        max_batch: most pictures in one.
+        delay: that the first of a batch waits for others.
+    """
+    spent = np.empty(len(due))
+    free, at = 0.0, 0
+    while at < len(due):
+        begin = max(free, due[at] + delay)
+        end = int(np.searchsorted(due, begin, side="right"))
+        end = min(max(end, at + 1), at + max_batch)
+        free = begin + fixed + each * (end - at)
+        spent[at:end] = free - due[at:end]
+        at = end
+    return spent
+
+
+async def _open_loop(
+    server: Served,
+    bare: BareLoop,
+    notes: Path,
+    kind: str,
+    load: float,
+    full: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """Requests at their times, each on a connection that is free or a new one."""
+    rate = full * load
+    offsets = arrivals(kind, rate, seconds)
+    due = time.monotonic() + 0.1 + offsets
     free: list[Connection] = []
     took: list[float] = []
 
@@ -271,21 +323,26 @@ async def _open_loop(
 
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        for number in range(count):
+        for number in range(len(due)):
             await asyncio.sleep(max(0.0, due[number] - time.monotonic()))
             group.create_task(one(number))
-    sizes = [size for began, size, _ in _noted(notes) if began >= begun]
+    batches = np.array([batch[1:] for batch in _noted(notes) if batch[0] >= begun])
     for connection in free:
         connection.close()
-    p50, p95, p99 = (1e3 * float(value) for value in np.percentile(took, (50, 95, 99)))
+    # Of a batch: fixed + each * pictures seconds.
+    terms = np.column_stack([np.ones(len(batches)), batches[:, 0]])
+    fixed, each = np.linalg.lstsq(terms, batches[:, 1], rcond=None)[0]
+    alone = queue_alone(offsets, float(fixed), float(each))
     return {
+        "arrivals": kind,
         "load": load,
         "requests_per_second": rate,
-        "requests": count,
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "mean_batch": float(np.mean(sizes)),
+        "requests": len(due),
+        **{f"p{part}_ms": 1e3 * float(np.percentile(took, part)) for part in (50, 95, 99)},
+        **{f"queue_p{part}_ms": 1e3 * float(np.percentile(alone, part)) for part in (50, 95, 99)},
+        "batch_fixed_ms": 1e3 * float(fixed),
+        "batch_each_ms": 1e3 * float(each),
+        "mean_batch": float(batches[:, 0].mean()),
         "connections": len(free),
     }
 
