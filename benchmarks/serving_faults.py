@@ -135,7 +135,7 @@ def engine_faults(place: Path) -> list[dict[str, Any]]:
         poisoned = Fault("worker exception", misdeeds.poison, ("10 x 500",))
         rows = [
             asyncio.run(commit_fault(server, poisoned)),
-            asyncio.run(commit_fault(server, _jump(server))),
+            asyncio.run(commit_fault(server, jump(server))),
         ]
     slow = ("--seconds", 0.02, "--config", _config(place, NARROW))
     with served(folder, *slow, command=PROBED) as server:
@@ -162,17 +162,17 @@ def stopped(place: Path) -> dict[str, Any]:
     return _row("SIGTERM under load", [f"exit code {code}"], ("exit code 0",), seen)
 
 
-def _jump(server: Served) -> Fault:
+def jump(server: Served) -> Fault:
     """The clock jumps a day ahead, then two back."""
 
-    async def jump(port: int) -> list[str]:
+    async def there_and_back(port: int) -> list[str]:
         del port
         for name in (signal.SIGUSR1, signal.SIGUSR2):
             server.process.send_signal(name)
             await asyncio.sleep(0.2)
         return ["nothing"]
 
-    return Fault("clock a day ahead, then a day back", jump, ("nothing",))
+    return Fault("clock a day ahead, then a day back", there_and_back, ("nothing",))
 
 
 async def commit_fault(

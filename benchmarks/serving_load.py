@@ -72,10 +72,10 @@ def main(
         notes = Path(temporary) / "batches"
         gc.freeze()
         with served(folder, "--batches", notes, command=PROBED) as server:
-            runs = [_round(server, bare, notes, clients, seconds) for _ in range(rounds)]
+            runs = [measure_round(server, bare, notes, clients, seconds) for _ in range(rounds)]
             rate = float(np.median([run["server_pictures_per_second"] for run in runs]))
             rows = [
-                asyncio.run(_open_loop(server, bare, notes, kind, share, rate, load_seconds))
+                measure_load(server, bare, notes, kind, share, rate, load_seconds)
                 for kind, share in LOADS
             ]
     from training.setting import hardware
@@ -198,11 +198,17 @@ def _artifact(folder: Path) -> Path:
     return write_efficientnet_lite0(folder)
 
 
-def _round(
-    server: Served, bare: BareLoop, notes: Path, clients: int, seconds: float
+def measure_round(
+    server: Served,
+    bare: BareLoop,
+    notes: Path,
+    clients: int,
+    seconds: float,
+    *,
+    warm_up: float = WARM_UP,
 ) -> dict[str, Any]:
     """Throughput of the server, then of the bare loop on the same batches."""
-    found = asyncio.run(_closed_loop(server, bare, clients, seconds))
+    found = asyncio.run(_closed_loop(server, bare, clients, seconds, warm_up))
     begun, ended = found["window"]
     batches = [batch for batch in _noted(notes) if begun <= batch[0] < ended]
     sizes = [int(size) for _, size, _ in batches]
@@ -227,10 +233,10 @@ def _noted(notes: Path) -> list[tuple[float, float, float]]:
 
 
 async def _closed_loop(
-    server: Served, bare: BareLoop, clients: int, seconds: float
+    server: Served, bare: BareLoop, clients: int, seconds: float, warm_up: float
 ) -> dict[str, Any]:
     """Clients that ask again at once; what they were answered after the warm-up is counted."""
-    begun = time.monotonic() + WARM_UP
+    begun = time.monotonic() + warm_up
     ended = begun + seconds
     answered = 0
 
@@ -294,6 +300,19 @@ def queue_alone(
         spent[at:end] = free - due[at:end]
         at = end
     return spent
+
+
+def measure_load(
+    server: Served,
+    bare: BareLoop,
+    notes: Path,
+    kind: str,
+    load: float,
+    full: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """How long requests take that arrive as `arrivals` has them, at `load * full` a second."""
+    return asyncio.run(_open_loop(server, bare, notes, kind, load, full, seconds))
 
 
 async def _open_loop(
