@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from tests.prn_guard.serve.running import NAME, infer_body
 if find_spec("ray") is None:
     pytest.skip("ray is not installed: pip install 'prn-guard[ray]'", allow_module_level=True)
 
-from prn_guard.serve import ray_serve
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray's own use of pydantic
+    from prn_guard.serve import ray_serve
 
 ROOT = Path(__file__).resolve().parents[3]
 PICTURE = np.full((1, 8, 8, 3), 7, np.uint8)
