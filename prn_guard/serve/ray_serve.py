@@ -67,7 +67,7 @@ def run(settings: ServeSettings, *, wanted: threading.Event | None = None) -> bo
     check(settings)
     read_artifact(settings.folder, public_key=settings.public_key)
     wanted = wanted or threading.Event()
-    with _signals(wanted), _cluster():
+    with _cluster(), _signals(wanted):  # in this order: Ray takes SIGTERM for itself
         serve.start(proxy_location="HeadOnly", http_options=_http_options(settings))
         try:
             serve.run(deployment(settings), name=APPLICATION, route_prefix="/")
@@ -104,7 +104,8 @@ def check(settings: ServeSettings) -> None:
     """Refuse what one replica cannot keep, or Ray's proxy does not do.
 
     Raises:
-        InvalidArgumentError: devices of both kinds, or gRPC or a metrics port asked for.
+        InvalidArgumentError: devices of both kinds, or a port for metrics. gRPC, which is on unless
+            it is turned off, is left out without a word.
     """
     kinds = {cuda_index(device) is None for device in settings.devices}
     if len(kinds) > 1:
