@@ -105,7 +105,7 @@ def http(path: str, body: bytes = b"", *, method: str = "POST", **headers: objec
         f"{name}: {text}"
         for name, text in ({"Host": "localhost", "Content-Length": len(body)} | named).items()
     ]
-    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + body
 
 
 def infer_request(

@@ -28,7 +28,7 @@ from benchmarks import serving_misdeeds as misdeeds
 from benchmarks.publishing import commit, publish, table
 from benchmarks.serving_process import COMMAND, PROBED, Served, served
 from benchmarks.serving_ray import tiny_folder
-from benchmarks.serving_schema import fuzz
+from benchmarks.serving_schema import fuzz, fuzz_binary
 from benchmarks.serving_steady import AROUND, DROP_IN, TINY, Questions, Seen, steady, until_told
 from prn_guard import console
 from prn_guard.files import read_json, write_json
@@ -79,11 +79,16 @@ def main(
         rows = [*usual_faults(place / "a"), *engine_faults(place / "b"), stopped(place / "c")]
         with served(_folder(place / "d"), "--no-grpc") as server:
             schema = fuzz(server.port, examples)
-    write_json(out, {"commit": commit(), "faults": rows, "schema": schema})
+            binary = asyncio.run(fuzz_binary(server.port, 20 * examples))
+    write_json(out, {"commit": commit(), "faults": rows, "schema": schema, "binary": binary})
     if out == RESULT:
         publish(PAGE, "serving_faults", render(read_json(out)))
     console.say(render(read_json(out)))
-    sys.exit(0 if all(row["passed"] for row in rows) and not schema["unexpected"] else 1)
+    sys.exit(
+        0
+        if all(row["passed"] for row in rows) and not schema["unexpected"] + binary["unexpected"]
+        else 1
+    )
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -105,15 +110,20 @@ def render(result: Mapping[str, Any]) -> str:
         ],
         left=2,
     )
-    schema = result["schema"]
-    statuses = ", ".join(f"{count:,} x {status}" for status, count in schema["statuses"].items())
+    schema, binary = result["schema"], result["binary"]
     note = (
         f"The REST schema, fuzzed by schemathesis {schema['version']}: {schema['requests']:,} "
-        f"requests to {schema['operations']} operations, answered with {statuses}; "
-        f"{len(schema['unexpected'])} of them 500 or not as documented (commit "
-        f"{result['commit']}).\n"
+        f"requests to {schema['operations']} operations, answered with {_counts(schema)}; "
+        f"{len(schema['unexpected'])} of them 500 or not as documented. Infer requests with the "
+        f"binary extension, damaged at random: {binary['requests']:,}, answered with "
+        f"{_counts(binary)}; {len(binary['unexpected'])} of them neither right nor refused "
+        f"(commit {result['commit']}).\n"
     )
     return f"{faults}\n{note}"
+
+
+def _counts(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count:,} x {status}" for status, count in found["statuses"].items())
 
 
 def usual_faults(place: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from benchmarks.serving_faults import FAULTS, POISON, USUAL, Fault, commit_fault
 from benchmarks.serving_load import BareLoop, arrivals, measure_load, measure_round, queue_alone
 from benchmarks.serving_process import PROBED, served
 from benchmarks.serving_ray import tiny_folder
-from benchmarks.serving_schema import fuzz
+from benchmarks.serving_schema import fuzz, fuzz_binary
 from benchmarks.serving_soak import soak
 
 MIB = 2**20
@@ -48,11 +48,14 @@ def test_others_are_answered_when_the_engine_fails_or_the_clock_jumps(server):
         assert row["passed"], row
 
 
-def test_the_schema_under_fuzz_has_no_500(server):
+def test_schema_and_binary_header_under_fuzz_have_no_500(server):
     found = fuzz(server.port, 2)
     assert found["unexpected"] == []
     assert found["operations"] >= 12
     assert {"200", "400"} <= found["statuses"].keys()
+    binary = asyncio.run(fuzz_binary(server.port, 200))
+    assert binary["unexpected"] == []
+    assert {"200", "400"} <= binary["statuses"].keys()
 
 
 def test_load_is_answered_rightly_and_measured(server, place, folder):
