@@ -61,7 +61,9 @@ FAULTS: Final = (
         "killed in the middle of its body", misdeeds.killed_in_its_body, ("nothing: it was gone",)
     ),
     Fault("slow: a body byte by byte", misdeeds.slow, ("1 x 408",)),
-    Fault("20 MB of garbage, to infer and classify", misdeeds.garbage, ("2 x 400",)),
+    Fault("20 MB of garbage, to infer and classify", misdeeds.garbage, ("1 x 400", "1 x 413")),
+    Fault("30 MB of JSON", misdeeds.much_json, ("1 x 413",)),
+    Fault("4 MiB of nested JSON", misdeeds.most_json, ("1 x 400",)),
     Fault("PNG of 10,000 x 10,000 in 12 KB", misdeeds.large_picture, ("1 x 413",)),
     Fault("chunked body without end", misdeeds.endless, ("1 x 413",)),
     Fault("malformed binary headers", misdeeds.malformed_header, ("16 x 400",)),

@@ -56,6 +56,22 @@ async def garbage(port: int) -> list[str]:
     return await _told(port, (http(path, content) for path in (INFER, "/v1/classify")))
 
 
+async def much_json(port: int) -> list[str]:
+    """30 MB of JSON that nests, which is the slowest to read."""
+    return await _told(port, [http(INFER, nested_json(30_000_000))])
+
+
+async def most_json(port: int) -> list[str]:
+    """The same of 4 MiB, which is still read."""
+    return await _told(port, [http(INFER, nested_json(4 << 20))])
+
+
+def nested_json(size: int) -> bytes:
+    """An infer request of about `size` bytes, at most, whose data is `[1]` over and over."""
+    text = json.dumps({"inputs": [_tensor([1, 8, 8, 3]) | {"data": ["here"]}]}).encode()
+    return text.replace(b'"here"', b"[1]" + b",[1]" * ((size - len(text)) // 4))
+
+
 async def large_picture(port: int) -> list[str]:
     """10,000 x 10,000 pixels of one colour in 12 KB of PNG."""
     return await _told(port, [http("/v1/classify", large_png(), Content_Type="image/png")])

@@ -52,6 +52,9 @@ def serve(
     ] = None,
     max_timeout: Annotated[float | None, _flag("Seconds a request may take; 30.")] = None,
     max_body_bytes: Annotated[int | None, _flag("Of one request; 32 MiB.")] = None,
+    max_json_bytes: Annotated[
+        int | None, _flag("Of its JSON; 4 MiB. Tensors as binary data do not count.")
+    ] = None,
     max_buffered_bytes: Annotated[int | None, _flag("Of all requests; 512 MiB.")] = None,
     max_pixels: Annotated[
         int | None, _flag("Of a JPEG or PNG, before it is decoded; 50 million.")

@@ -95,6 +95,7 @@ def assemble(settings: ServeSettings, engine: Engine) -> Parts:
         service,
         bare=_bare(settings, engine),
         max_pixels=settings.max_pixels,
+        max_json=settings.max_json_bytes,
         decoders=max(1, min(4, os.cpu_count() or 1)),
     )
     return Parts(

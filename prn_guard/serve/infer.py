@@ -48,6 +48,7 @@ class Handlers:
         service: the model.
         bare: the classifier without its guard, for explanations.
         max_pixels: of one picture.
+        max_json: bytes of one request's JSON.
         decoders: threads that decode pictures.
     """
 
@@ -57,9 +58,11 @@ class Handlers:
         *,
         bare: BareClassifier | None = None,
         max_pixels: int,
+        max_json: int,
         decoders: int = 2,
     ) -> None:
-        self._service, self._bare, self._max_pixels = service, bare, max_pixels
+        self._service, self._bare = service, bare
+        self._max_pixels, self._max_json = max_pixels, max_json
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
 
     @property
@@ -84,6 +87,7 @@ class Handlers:
                 request.headers.get(HEADER_LENGTH),
                 service.manifest,
                 max_pictures=service.limits.max_queue,
+                max_json=self._max_json,
             )
             names, extras = service.outputs(asked.outputs)
             ends.allow(asked.timeout)

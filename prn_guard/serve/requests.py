@@ -16,12 +16,13 @@ from typing import Any, Final, final
 
 from prn_guard.contract import Manifest
 from prn_guard.serve.engine import Values
-from prn_guard.serve.errors import MalformedError
+from prn_guard.serve.errors import MalformedError, TooLargeError
 from prn_guard.serve.tensors import input_values
 
 MICROSECONDS: Final = 1e-6
 MAX_OUTPUTS: Final = 256
 MAX_ID: Final = 256
+MAX_JSON: Final = 4 * 2**20
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 
 
@@ -41,7 +42,12 @@ class InferRequest:
 
 
 def parse_request(
-    body: bytes, header_length: str | None, manifest: Manifest, *, max_pictures: int
+    body: bytes,
+    header_length: str | None,
+    manifest: Manifest,
+    *,
+    max_pictures: int,
+    max_json: int = MAX_JSON,
 ) -> InferRequest:
     """Read an infer request.
 
@@ -50,12 +56,18 @@ def parse_request(
         header_length: the header `Inference-Header-Content-Length`, where there is one.
         manifest: of the model.
         max_pictures: most that one request may hold.
+        max_json: most bytes of JSON.
 
     Raises:
         MalformedError: it breaks the protocol, or does not fit the model.
-        TooLargeError: more pictures than that.
+        TooLargeError: more pictures or more JSON than that.
     """
     split = _json_length(header_length, len(body))
+    if split > max_json:
+        raise TooLargeError(
+            f"The request's JSON has {split} bytes; at most {max_json} are read. Send the tensor "
+            "as binary data after it, or fewer pictures at a time."
+        )
     content = _object(_parse(body[:split]), "The request")
     parameters = _parameters(content, "The request")
     binary = _flag(parameters, "binary_data_output", default=False)

@@ -276,3 +276,13 @@ def test_no_changed_byte_breaks_it(changes):
     for place, value in changes:
         altered[place % len(altered)] = value
     only_refuses(bytes(altered), header)
+
+
+def test_json_is_bounded_and_what_follows_it_is_not():
+    body, header = binary_body(PICTURES)
+    assert len(body) > int(header)
+    read = parse_request(body, header, PIXELS, max_pictures=10, max_json=int(header))
+    assert (read.values == PICTURES).all()
+    for content, length in ((body, header), (infer_body(PICTURES), None)):
+        with pytest.raises(TooLargeError, match="JSON"):
+            parse_request(content, length, PIXELS, max_pictures=10, max_json=int(header) - 1)
