@@ -104,7 +104,7 @@ def render(result: Mapping[str, Any]) -> str:
     rounds = result["rounds"]
     throughput = table(
         ("round", "server, pictures/s", "bare loop, pictures/s", "share", "mean batch",
-         "the session ran", "event loop's processor time, ms a picture"),
+         "the session ran", "event loop's processor time, ms a picture", "cores that others took"),
         [
             (
                 str(number),
@@ -114,6 +114,7 @@ def render(result: Mapping[str, Any]) -> str:
                 f"{run['mean_batch']:.1f}",
                 f"{run['session_busy']:.1%}",
                 f"{run['loop_ms']:.2f}",
+                f"{run['others_cores']:.2f}",
             )
             for number, run in enumerate(rounds, start=1)
         ],
@@ -121,7 +122,7 @@ def render(result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     latency = table(
         ("arrivals", "load", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99 / p50",
-         "of the queue alone", "mean batch", "n"),
+         "of the queue alone", "mean batch", "cores that others took", "n"),
         [
             (
                 row["arrivals"],
@@ -133,6 +134,7 @@ def render(result: Mapping[str, Any]) -> str:
                 f"{row['p99_ms'] / row['p50_ms']:.2f}",
                 f"{row['queue_p99_ms'] / row['queue_p50_ms']:.2f}",
                 f"{row['mean_batch']:.1f}",
+                f"{row['others_cores']:.2f}",
                 str(row["requests"]),
             )
             for row in result["loads"]
@@ -208,13 +210,16 @@ def measure_round(
     warm_up: float = WARM_UP,
 ) -> dict[str, Any]:
     """Throughput of the server, then of the bare loop on the same batches."""
+    before, began = server.others_seconds(), time.monotonic()
     found = asyncio.run(_closed_loop(server, bare, clients, seconds, warm_up))
     begun, ended = found["window"]
     batches = [batch for batch in _noted(notes) if begun <= batch[0] < ended]
     sizes = [int(size) for _, size, _ in batches]
     bare_rate = bare.rate(sizes)
     rate = found["answered"] / (ended - begun)
+    others = (server.others_seconds() - before) / (time.monotonic() - began)
     return {
+        "others_cores": others,
         "seconds": ended - begun,
         "server_pictures_per_second": rate,
         "bare_pictures_per_second": bare_rate,
@@ -340,11 +345,12 @@ async def _open_loop(
         if number % PICTURES == 0 or answer.status != 200:
             bare.check(row, answer)
 
-    begun = time.monotonic()
+    before, begun = server.others_seconds(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(len(due)):
             await asyncio.sleep(max(0.0, due[number] - time.monotonic()))
             group.create_task(one(number))
+    others = (server.others_seconds() - before) / (time.monotonic() - begun)
     batches = np.array([batch[1:] for batch in _noted(notes) if batch[0] >= begun])
     for connection in free:
         connection.close()
@@ -363,6 +369,7 @@ async def _open_loop(
         "batch_each_ms": 1e3 * float(each),
         "mean_batch": float(batches[:, 0].mean()),
         "connections": len(free),
+        "others_cores": others,
     }
 
 

@@ -44,10 +44,24 @@ class Served:
 
     def loop_seconds(self) -> float:
         """Processor time of the event loop's thread: everything but sessions and decoding."""
-        pid = self.process.pid
-        text = Path(f"/proc/{pid}/task/{pid}/stat").read_text(encoding="utf-8")
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _processor_seconds(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat"))
+
+    def others_seconds(self) -> float:
+        """Processor time of whatever is neither the server nor this process, since the start.
+
+        Differences of it say how far a measurement had the machine to itself.
+        """
+        first, *_ = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        user, nice, system, _idle, _waiting, *interrupts = map(int, first.split()[1:9])
+        busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        server = _processor_seconds(Path(f"/proc/{self.process.pid}/stat"))
+        return busy - own.user - own.system - server
+
+
+def _processor_seconds(stat: Path) -> float:
+    fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
