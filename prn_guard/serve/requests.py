@@ -7,10 +7,12 @@ the protocol says is a `MalformedError`.
 Sources: Open Inference Protocol, REST, "Inference"; Triton's "Binary Tensor Data Extension".
 """
 
+import contextlib
+import gc
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -94,14 +96,27 @@ def _json_length(header: str | None, length: int) -> int:
 
 def _parse(text: bytes) -> Any:
     try:
-        return json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_no_number,
-        )
+        with _no_collections():
+            return json.loads(
+                text.decode("utf-8"),
+                object_pairs_hook=_without_duplicates,
+                parse_constant=_no_number,
+            )
     except (ValueError, RecursionError) as error:
         reason = "it nests too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise MalformedError(f"The request cannot be read as JSON: {reason}.") from error
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """JSON has no cycles; to look for some among a million lists took 0.4 of its 0.5 seconds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
