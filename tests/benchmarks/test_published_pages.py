@@ -17,6 +17,10 @@ from benchmarks import (
     hardening_mnist,
     jacobian_penalty,
     latency,
+    serving_faults,
+    serving_load,
+    serving_ray,
+    serving_soak,
     universal_attacks,
 )
 from benchmarks.publishing import block, publish
@@ -39,6 +43,7 @@ def test_parity_is_shown_as_measured() -> None:
     [
         universal_attacks, attack_banks, attack_speed, attack_memory, hardening_lenet,
         hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty, attack_alarm,
+        serving_load, serving_faults, serving_soak, serving_ray,
     ],
 )  # fmt: skip
 def test_tables_are_shown_as_measured(benchmark: Any) -> None:
