@@ -21,40 +21,29 @@ import asyncio
 import gc
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from benchmarks.publishing import commit, publish, table
-from benchmarks.serving_client import Answer, Connection, connect, infer_request, outputs_of
+from benchmarks.serving_arrivals import arrivals, queue_alone
+from benchmarks.serving_bare import PICTURES, BareLoop
+from benchmarks.serving_client import Connection, connect
 from benchmarks.serving_process import PROBED, Served, served
 from prn_guard import console
-from prn_guard.errors import PrnGuardError
 from prn_guard.files import read_json, write_json
-from prn_guard.session import open_session
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "benchmarks" / "results" / "serving_load.json"
 PAGE: Final = ROOT / "docs" / "scaling.md"
-PICTURES: Final = 16
 LOADS: Final = (("Poisson", 0.3), ("Poisson", 0.5), ("Poisson", 0.7), ("cameras", 0.7))
-CAMERAS: Final = 16
-MAX_BATCH: Final = 32
-MAX_DELAY: Final = 0.002
-"""The server's defaults."""
 WARM_UP: Final = 3.0
 LEAST_SHARE: Final = 0.8
 MOST_TAIL: Final = 3.0
-LOGITS: Final = 1e-3
-"""Kernels may sum in another order in another batch size; EfficientNet's logits are about 10."""
-
-Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 
 def main(
@@ -151,49 +140,6 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join([throughput, latency, note])
 
 
-class BareLoop:
-    """The same graph in this process, as onnxruntime runs it by default."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = folder.name
-        manifest, self._session = open_session(folder)
-        self._input, self._names = manifest.tensor.name, list(manifest.names.all())
-        size = (32, *manifest.tensor.shape(manifest.input))
-        rng = np.random.default_rng(0)
-        self.pictures: Images = rng.integers(0, 256, size, dtype=np.uint8)
-        self.requests = [
-            infer_request(self.model, self.pictures[row : row + 1]) for row in range(PICTURES)
-        ]
-        answers = self._session.run(self._names, {self._input: self.pictures[:PICTURES]})
-        self._expected = dict(zip(self._names, answers, strict=True))
-
-    def rate(self, sizes: Sequence[int]) -> float:
-        """Pictures a second over batches of these sizes."""
-        for size in sizes[:3]:
-            self._run(size)
-        began = time.perf_counter()
-        for size in sizes:
-            self._run(size)
-        return sum(sizes) / (time.perf_counter() - began)
-
-    def check(self, row: int, answer: Answer) -> None:
-        """Compare an answer with the session's own on the same picture.
-
-        Raises:
-            PrnGuardError: it is another, or none.
-        """
-        if answer.status != 200:
-            raise PrnGuardError(f"A request was answered with {answer.status}: {answer.body!r}")
-        found = outputs_of(answer)
-        for name, expected in self._expected.items():
-            close = np.allclose(found[name], expected[row : row + 1], rtol=1e-4, atol=LOGITS)
-            if not close:
-                raise PrnGuardError(f"{name} of picture {row} differs from the bare session's.")
-
-    def _run(self, size: int) -> None:
-        self._session.run(self._names, {self._input: self.pictures[:size]})
-
-
 def _artifact(folder: Path) -> Path:
     from benchmarks.serving_artifact import write_efficientnet_lite0
 
@@ -264,47 +210,6 @@ async def _closed_loop(
 
     spent, *_ = await asyncio.gather(loop_seconds(), *map(client, range(clients)))
     return {"window": (begun, ended), "answered": answered, "loop_seconds": spent}
-
-
-def arrivals(kind: str, rate: float, seconds: float) -> Floats:
-    """When requests are due, ascending, in seconds from the beginning.
-
-    Args:
-        kind: "Poisson", or "cameras": `CAMERAS` of them, each at its own regular times.
-        rate: of all together, a second.
-        seconds: how long.
-    """
-    rng = np.random.default_rng(0)
-    if kind == "Poisson":
-        return np.cumsum(rng.exponential(1 / rate, max(1, round(rate * seconds))))
-    period = CAMERAS / rate
-    first = rng.uniform(0, period, CAMERAS)
-    frames = np.arange(max(1, round(seconds / period))) * period
-    return np.sort((first[:, None] + frames).ravel())
-
-
-def queue_alone(
-    due: Floats, fixed: float, each: float, *, max_batch: int = MAX_BATCH, delay: float = MAX_DELAY
-) -> Floats:
-    """Seconds that each arrival spends in a queue before one session, in order of arrival.
-
-    Args:
-        due: ascending.
-        fixed: seconds that every batch takes.
-        each: and for each of its pictures.
-        max_batch: most pictures in one.
-        delay: that the first of a batch waits for others.
-    """
-    spent = np.empty(len(due))
-    free, at = 0.0, 0
-    while at < len(due):
-        begin = max(free, due[at] + delay)
-        end = int(np.searchsorted(due, begin, side="right"))
-        end = min(max(end, at + 1), at + max_batch)
-        free = begin + fixed + each * (end - at)
-        spent[at:end] = free - due[at:end]
-        at = end
-    return spent
 
 
 def measure_load(

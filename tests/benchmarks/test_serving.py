@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import serving_misdeeds
+from benchmarks.serving_arrivals import arrivals, queue_alone
+from benchmarks.serving_bare import BareLoop
 from benchmarks.serving_faults import FAULTS, POISON, USUAL, Fault, commit_fault, jump, stopped
-from benchmarks.serving_load import BareLoop, arrivals, measure_load, measure_round, queue_alone
+from benchmarks.serving_load import measure_load, measure_round
 from benchmarks.serving_process import PROBED, served
 from benchmarks.serving_ray import tiny_folder
 from benchmarks.serving_schema import fuzz, fuzz_binary
