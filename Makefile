@@ -6,7 +6,7 @@ DEMO := runs/demo
 STAMP := $(VENV)/.installed
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test check clean data
+.PHONY: demo test check clean data browser
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -21,10 +21,16 @@ data:
 	  && { apt-get install -qq -y dataset-fashion-mnist >/dev/null 2>&1 \
 	       || { apt-get update -qq && apt-get install -qq -y dataset-fashion-mnist >/dev/null; }; }; } || true
 
+# The browser of the tests of the operator's page; where it cannot be had, they are skipped and say so.
+browser:
+	@command -v chromedriver >/dev/null || { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] \
+	  && { apt-get install -qq -y chromium chromium-driver >/dev/null 2>&1 \
+	       || { apt-get update -qq && apt-get install -qq -y chromium chromium-driver >/dev/null; }; }; } || true
+
 demo: $(STAMP) data
 	@PYTHON=$(BIN)/python PRN_GUARD=$(BIN)/prn-guard OUT=$(DEMO) sh training/demo/run.sh
 
-test: $(STAMP) data
+test: $(STAMP) data browser
 	$(BIN)/python -m pytest
 
 check: $(STAMP)

@@ -129,7 +129,7 @@ def _rows(
         if stored is None
         else from_onnx(stored, precision=precision)
     )
-    guarded = _guarded(target, rectifier)
+    guarded = randomly_guarded(target, rectifier)
     graph = guarded_graph(guarded, classifier, ExportOptions(precision=precision))
     spec = target.spec
     own = InputTensor(name=classifier.input_name, dtype="float32", layout=spec.layout)
@@ -164,7 +164,8 @@ def _rows(
     ]
 
 
-def _guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier:
+def randomly_guarded(target: Target, rectifier_spec: RectifierSpec) -> GuardedClassifier:
+    """`target` behind a rectifier with random weights, which cost what fitted ones cost."""
     spec = target.spec
     rectifier = build_rectifier(rectifier_spec, generator=torch.Generator().manual_seed(0))
     nn.init.normal_(rectifier.exit.weight, std=0.01)

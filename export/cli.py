@@ -38,6 +38,10 @@ def guard(
     with_bare: Annotated[
         bool, typer.Option("--with-bare", help="Also write the classifier alone, for `bench`.")
     ] = False,
+    with_rectified: Annotated[
+        bool,
+        typer.Option("--with-rectified", help="Answer with the rectified picture too, to look at."),
+    ] = False,
     allow_cpu_nodes: Annotated[
         bool, typer.Option("--allow-cpu-nodes", help="Export although nodes would leave the GPU.")
     ] = False,
@@ -70,6 +74,7 @@ def guard(
             client_input=client_input,
             precision=precision,
             with_bare=with_bare,
+            with_rectified=with_rectified,
             allow_cpu_nodes=allow_cpu_nodes,
             private_key=sign,
             device=device,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from export.exporter import to_onnx
-from prn_guard.contract import FLAGGED, IMAGE, SCORE, InputSpec, InputTensor
+from prn_guard.contract import FLAGGED, IMAGE, RECTIFIED, SCORE, InputSpec, InputTensor
 from prn_guard.nn.detector import Detector
 
 CHOSEN: Final = "chosen"
@@ -31,15 +31,23 @@ class GuardFront(nn.Module):
         detector: fitted, with its threshold.
         spec: how the classifier wants its pictures.
         tensor: what the client sends.
+        with_rectified: answer with the rectified picture too.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, rectifier: nn.Module, detector: Detector, spec: InputSpec, tensor: InputTensor
+        self,
+        rectifier: nn.Module,
+        detector: Detector,
+        spec: InputSpec,
+        tensor: InputTensor,
+        *,
+        with_rectified: bool = False,
     ) -> None:
         super().__init__()
+        self.with_rectified = with_rectified
         self.rectifier, self.detector = rectifier, detector
         self.spec, self.tensor = spec, tensor
         shape = (1, spec.channels, 1, 1)
@@ -47,8 +55,15 @@ class GuardFront(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).reshape(shape), persistent=False)
         self.normalises = any(spec.mean) or any(value != 1 for value in spec.std)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what `forward` returns."""
+        return (CHOSEN, SCORE, FLAGGED, *((RECTIFIED,) if self.with_rectified else ()))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The picture to classify, in the classifier's scale and layout; score; flag.
+
+        With `with_rectified` also the rectified picture, `(B, H, W, C)` in [0, 1], RGB or gray.
 
         Args:
             image: as `tensor` says, `(B, H, W, C)` uint8 or float32 on the classifier's scale.
@@ -59,7 +74,10 @@ class GuardFront(nn.Module):
         flagged = score > self.detector.threshold
         choice = flagged[:, None, None, None]
         scaled = self._ordered(self._normalised(self._ranged(rectified)))
-        return torch.where(choice, scaled, own), score, flagged
+        answers = torch.where(choice, scaled, own), score, flagged
+        if not self.with_rectified:
+            return answers
+        return *answers, rectified.permute(0, 2, 3, 1).contiguous()
 
     def _both_scales(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """`image` as `(B, C, H, W)` in [0, 1], and as the classifier takes it."""
@@ -98,12 +116,10 @@ class GuardFront(nn.Module):
 
 
 def front_model(front: GuardFront) -> onnx.ModelProto:
-    """Export the front, with the input `image` and the outputs `chosen`, `score`, `flagged`."""
+    """Export the front, with the input `image` and its `outputs`."""
     dtype = cast("torch.dtype", getattr(torch, front.tensor.dtype))
     example = torch.zeros(2, *front.tensor.shape(front.spec), dtype=dtype)
-    model = to_onnx(
-        front, example, opset=FRONT_OPSET, image=IMAGE, outputs=(CHOSEN, SCORE, FLAGGED)
-    )
+    model = to_onnx(front, example, opset=FRONT_OPSET, image=IMAGE, outputs=front.outputs)
     _set_threshold_apart(model.graph, float(front.detector.threshold))
     return model
 

@@ -4,7 +4,8 @@ Decisions must agree on every picture outside a margin band: a flag may differ o
 is closer than a margin to the threshold (another picture is classified then), a label under the
 same flag only where the two largest logits are closer than a margin. Where a picture is not
 flagged, the logits must be bit-equal to the bare classifier's in the same runtime, and so must the
-probabilities of a classifier that ends in a Softmax, if the graph answers with them.
+probabilities of a classifier that ends in a Softmax, if the graph answers with them. Rectified
+pictures, if it answers with them, may differ by less than one step of 8 bits.
 """
 
 import copy
@@ -47,6 +48,9 @@ MARGINS: Final[dict[Precision, Margins]] = {
     # is compared with the float32 modules, whose pictures it decides a little differently.
     "fp16": Margins(score=0.1, logit=0.6),
 }
+RECTIFIED_MARGIN: Final = 1 / 255
+"""One step of 8 bits, in which people look at the pictures. Decisions hang on the score, whose own
+margin notices a thousandth of that in what is removed."""
 
 
 @final
@@ -59,6 +63,7 @@ class Tally:
         self.pictures = {False: 0, True: 0}
         self.inside = {False: 0, True: 0}
         self.logit_difference = self.score_difference = 0.0
+        self.rectified_difference: float | None = None
         self.bit_equal = True
 
     def add(
@@ -104,6 +109,20 @@ class Tally:
         score_difference = np.abs(torch_side["score"] - graph["score"])
         self.score_difference = max(self.score_difference, float(score_difference.max()))
 
+    def add_rectified(self, torch_side: NDArray[np.float32], graph: NDArray[np.float32]) -> None:
+        """Compare one batch of rectified pictures, in the same layout.
+
+        Raises:
+            ArtifactError: a value is not finite, so that nothing can be compared.
+        """
+        difference = float(np.abs(torch_side - graph).max())
+        if not np.isfinite(difference):
+            raise ArtifactError(
+                "The guard rectifies a picture to values that are not finite. Nothing was "
+                "exported. Fit the guard anew."
+            )
+        self.rectified_difference = max(self.rectified_difference or 0.0, difference)
+
     def result(self) -> Parity:
         """The tally as it goes into the manifest."""
         return Parity(
@@ -118,6 +137,7 @@ class Tally:
             logit_margin=self.margins.logit,
             max_logit_difference=self.logit_difference,
             max_score_difference=self.score_difference,
+            max_rectified_difference=self.rectified_difference,
             unflagged_bit_equal=self.bit_equal,
         )
 
@@ -180,9 +200,12 @@ def compare(
         with torch.no_grad():
             answer = guarded(as_images(pixels))
         torch_side = {name: getattr(answer, name).numpy() for name in OUTPUTS}
-        answered = run(to_tensor(pixels, spec, graph.tensor), tuple({*names.all(), *same}))
+        wanted = {*names.all(), *names.on_request, *same}
+        answered = run(to_tensor(pixels, spec, graph.tensor), tuple(wanted))
         graph_side = {role: answered[name] for role, name in zip(OUTPUTS, names.all(), strict=True)}
         tally.add(torch_side, graph_side, float(guarded.detector.threshold), driven=driven)
+        for name in names.on_request:
+            tally.add_rectified(answer.rectified.permute(0, 2, 3, 1).numpy(), answered[name])
         alone = run_bare(to_tensor(pixels, spec, classifier_input), tuple(same.values()))
         unflagged = ~graph_side[FLAGGED]
         passed += int(unflagged.sum())
@@ -239,6 +262,11 @@ def _refuse_disparity(parity: Parity) -> None:
         problems.append(
             f"logits differ by up to {parity.max_logit_difference:.2g}, more than the margin of "
             f"{parity.logit_margin:g}"
+        )
+    if (parity.max_rectified_difference or 0.0) > RECTIFIED_MARGIN:
+        problems.append(
+            f"rectified pictures differ by up to {parity.max_rectified_difference:.2g}, more than "
+            "a step of 8 bits"
         )
     if problems:
         raise ArtifactError(

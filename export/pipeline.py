@@ -54,6 +54,7 @@ class ExportOptions:
         client_input: what clients send: 8-bit pixels, or what the classifier itself took.
         precision: of rectifier and classifier; the detector is always float32.
         with_bare: put the classifier alone beside the graph, to compare with.
+        with_rectified: let the graph answer with the rectified picture too.
         allow_cpu_nodes: export although some nodes have no CUDA kernel.
         private_key: signs the manifest.
         device: what runs the graph for calibration and comparison; on "cuda" the session also says
@@ -66,6 +67,7 @@ class ExportOptions:
     client_input: ClientInput = "uint8-nhwc"
     precision: Precision = "fp32"
     with_bare: bool = False
+    with_rectified: bool = False
     allow_cpu_nodes: bool = False
     private_key: Path | None = None
     device: Device = "cpu"
@@ -134,7 +136,9 @@ def guarded_graph(
     tensor = own if same else UINT8_NHWC
     half = options.precision == "fp16"
     rectifier = in_half_precision(guarded.rectifier) if half else guarded.rectifier
-    front = GuardFront(rectifier, guarded.detector, spec, tensor)
+    front = GuardFront(
+        rectifier, guarded.detector, spec, tensor, with_rectified=options.with_rectified
+    )
     return splice(front_model(front), classifier, tensor, keep_outputs=same)
 
 

@@ -20,7 +20,16 @@ from onnx import compose, defs, helper
 from export.classifier_graph import ClassifierGraph
 from export.exporter import forget_in_nodes, forget_in_tensor, graph_errors
 from export.guard_front import CHOSEN, THRESHOLD
-from prn_guard.contract import FLAGGED, IMAGE, LABEL, LOGITS, SCORE, InputTensor, OutputNames
+from prn_guard.contract import (
+    FLAGGED,
+    IMAGE,
+    LABEL,
+    LOGITS,
+    RECTIFIED,
+    SCORE,
+    InputTensor,
+    OutputNames,
+)
 from prn_guard.errors import TargetError
 
 PREFIX: Final = "guard."
@@ -88,14 +97,20 @@ def splice(
         f"{PREFIX}{SCORE}": score,
         f"{PREFIX}{FLAGGED}": flagged,
     }
+    rectified = None
+    if any(output.name == RECTIFIED for output in front.graph.output):
+        rectified = renamed[f"{PREFIX}{RECTIFIED}"] = _free(RECTIFIED, taken)
     _rename(graph, renamed)
-    _order_outputs(graph, (*outputs, label, score, flagged))
+    names = OutputNames(
+        logits=logits, label=label, score=score, flagged=flagged, rectified=rectified
+    )
+    _order_outputs(graph, (*outputs, label, score, flagged, *names.on_request))
     with graph_errors("The guarded graph is no valid ONNX", _REMEDY):
         onnx.checker.check_model(merged, full_check=True)
     return GuardedGraph(
         model=merged,
         tensor=tensor.model_copy(update={"name": input_name}),
-        names=OutputNames(logits=logits, label=label, score=score, flagged=flagged),
+        names=names,
         digest=_common_digest(classifier, graph),
     )
 

@@ -28,6 +28,8 @@ def manifest_rows(manifest: Manifest, out: Path) -> Rows:
 
 def _parity_rows(parity: Parity) -> Rows:
     differences = f"{parity.max_logit_difference:.2g} / {parity.max_score_difference:.2g}"
+    rectified = parity.max_rectified_difference
+    shown = [] if rectified is None else [("largest difference, rectified", f"{rectified:.2g}")]
     return [
         ("pictures compared with torch", f"{parity.pictures:,}"),
         ("decided differently", f"{parity.differing}"),
@@ -38,6 +40,7 @@ def _parity_rows(parity: Parity) -> Rows:
             f"{parity.label_mismatches} / {parity.flag_mismatches}",
         ),
         ("largest difference, logits / score", differences),
+        *shown,
         ("unflagged logits bit-equal to bare", "yes" if parity.unflagged_bit_equal else "NO"),
     ]
 

@@ -80,7 +80,7 @@ def open_both(
         folder, device, public_key=public_key, threads=threads, entries=ALONE
     )
     place = bare or folder / BARE_FILE
-    content, verified = _bare_bytes(folder, manifest, bare)
+    content, verified = bare_bytes(folder, manifest, bare)
     session = load_graph(content, device, place, threads=threads, entries=ALONE)
     return Compared(
         manifest=manifest,
@@ -109,7 +109,7 @@ def runs_of(both: Compared, batch_sizes: Sequence[int], *, seed: int) -> tuple[R
         DeviceError: a bare graph that no digest vouches for cannot run the smallest batch.
     """
     manifest = both.manifest
-    name, tensor, dtype = _bare_input(both.bare, manifest.input)
+    name, tensor, dtype = bare_input(both.bare, manifest.input)
     fixed = both.bare.get_inputs()[0].shape[0]
     if isinstance(fixed, int) and set(batch_sizes) != {fixed}:
         raise InvalidArgumentError(
@@ -190,8 +190,17 @@ def _gpu_name() -> str:
     return answer.stdout.strip().replace("\n", ", ") or "unknown"
 
 
-def _bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> tuple[bytes, bool]:
-    """The bare classifier's file, and whether a digest of the manifest vouches for it."""
+def bare_bytes(folder: Path, manifest: Manifest, named: Path | None) -> tuple[bytes, bool]:
+    """The bare classifier's file, and whether a digest of the manifest vouches for it.
+
+    Args:
+        folder: the artifact.
+        manifest: its.
+        named: a file elsewhere; None for the one in the artifact.
+
+    Raises:
+        ArtifactError: there is none, or it is another one than the guard's.
+    """
     listed = {entry.name: entry.sha256 for entry in manifest.files}
     expected = manifest.classifier.file_sha256 if named else listed.get(BARE_FILE)
     if named is None and expected is None:
@@ -235,10 +244,14 @@ def _check_classes(answers: Sequence[npt.NDArray[Any]], manifest: Manifest, coun
         )
 
 
-def _bare_input(
+def bare_input(
     session: "InferenceSession", spec: InputSpec
 ) -> tuple[str, InputTensor, type[np.generic]]:
-    """The bare graph's one input: its name, what `to_tensor` is to make for it, its dtype."""
+    """The bare graph's one input: its name, what `to_tensor` is to make for it, its dtype.
+
+    Raises:
+        ArtifactError: the graph takes something else than one picture of the guard's size.
+    """
     inputs = session.get_inputs()
     kind = inputs[0].type if len(inputs) == 1 else ""
     layouts = [one for one in _LAYOUTS if len(inputs) == 1 and _fits(inputs[0].shape, spec, one)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prn_guard import console
+from prn_guard import console, serve_command
 from prn_guard.errors import InvalidArgumentError
 from prn_guard.version import __version__
 
@@ -177,6 +177,9 @@ def bench(
             "results": [result.to_json() for result in results],
         },
     )
+
+
+serve_command.add_to(app)
 
 
 def _report_bench(results: "list[Measured]", known: dict[str, Any]) -> None:

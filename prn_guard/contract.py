@@ -33,6 +33,8 @@ LABEL = "label"
 SCORE = "score"
 FLAGGED = "flagged"
 OUTPUTS = (LOGITS, LABEL, SCORE, FLAGGED)
+RECTIFIED = "rectified"
+"""On request only: the rectified picture, whether it was flagged or not."""
 
 REPEATING: Final = frozenset({"Loop", "Scan", "SequenceMap"})
 """Operators that run a subgraph as often as a number in the graph says, up to 2^63 times: the
@@ -125,6 +127,14 @@ class OutputNames(_Record):
     label: str = LABEL
     score: str = SCORE
     flagged: str = FLAGGED
+    rectified: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
+    """Float32 `(N, H, W, C)` in [0, 1], RGB or gray. None, and not written, where the graph has no
+    such output."""
+
+    @property
+    def on_request(self) -> tuple[str, ...]:
+        """Names of what not every graph answers: rectified, or nothing."""
+        return () if self.rectified is None else (self.rectified,)
 
     def all(self) -> tuple[str, str, str, str]:
         """The four names: logits, label, score, flagged."""
@@ -179,6 +189,10 @@ class Parity(_Record):
     logit_margin: Positive
     max_logit_difference: Annotated[float, Field(ge=0.0)]
     max_score_difference: Annotated[float, Field(ge=0.0)]
+    max_rectified_difference: Annotated[
+        float | None, Field(ge=0.0, exclude_if=lambda difference: difference is None)
+    ] = None
+    """Of values in [0, 1]; None, and not written, where the graph does not answer with them."""
     unflagged_bit_equal: bool
 
 
@@ -207,7 +221,7 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _one_name_per_output(self) -> Self:
-        answers = self.names.all()
+        answers = (*self.names.all(), *self.names.on_request)
         if len(set(answers)) != len(answers) or len(set(self.outputs)) != len(self.outputs):
             raise ValueError(f"outputs {self.outputs} and names {answers} must hold none twice")
         if not set(answers) <= set(self.outputs):

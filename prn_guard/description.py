@@ -1,7 +1,7 @@
 """A manifest in words, for `prn-guard inspect`."""
 
 from prn_guard import console
-from prn_guard.contract import Manifest
+from prn_guard.contract import OUTPUTS, RECTIFIED, Manifest
 
 Rows = list[tuple[str, str]]
 
@@ -31,7 +31,8 @@ def _taken(manifest: Manifest) -> Rows:
 
 def _graph(manifest: Manifest) -> Rows:
     names, placement, classifier = manifest.names, manifest.placement, manifest.classifier
-    answers = zip(("logits", "label", "score", "flagged"), names.all(), strict=True)
+    answers = [*zip(OUTPUTS, names.all(), strict=True)]
+    answers += [(RECTIFIED, name) for name in names.on_request]
     stray = placement.on_cpu
     version = f"onnxruntime {placement.onnxruntime}"
     if stray:

@@ -17,6 +17,10 @@ class DataError(PrnGuardError):
     """Pictures, labels or perturbations are missing, unreadable or do not fit."""
 
 
+class TooManyPixelsError(DataError):
+    """A picture has more pixels than are decoded."""
+
+
 class TargetError(PrnGuardError):
     """The classifier to defend cannot be loaded, or does not behave as a classifier."""
 

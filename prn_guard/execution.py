@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,13 @@ import numpy.typing as npt
 from prn_guard.contract import InputSpec, Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
 from prn_guard.preparation import to_tensor
-from prn_guard.verdict import Verdict
+from prn_guard.verdict import Examination, Verdict
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Pixels = npt.NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 LARGEST_BUCKET = 64
 
@@ -39,7 +40,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
         buckets: as the caller wants them. None: powers of two up to 64 on the GPU, where every new
             size costs a search for the best convolutions; any size on the CPU, where padding only
             costs time.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1".
 
     Raises:
         InvalidArgumentError: no sequence, an empty one, a number below 1, or something else
@@ -47,7 +48,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
     """
     if buckets is None:
         powers = (1 << exponent for exponent in range(LARGEST_BUCKET.bit_length()))
-        return tuple(powers) if device == "cuda" else ()
+        return tuple(powers) if device.startswith("cuda") else ()
     if (
         not isinstance(buckets, Sequence)
         or not buckets
@@ -60,7 +61,7 @@ def check_buckets(buckets: Sequence[int] | None, device: str) -> tuple[int, ...]
     return tuple(sorted(set(buckets)))
 
 
-def pad(images: Pixels, buckets: tuple[int, ...]) -> Pixels:
+def pad(images: npt.NDArray[Scalar], buckets: tuple[int, ...]) -> npt.NDArray[Scalar]:
     """Repeat the last picture up to the next bucket; more than the largest stay as they are."""
     size = next((bucket for bucket in buckets if bucket >= len(images)), len(images))
     if size == len(images):
@@ -101,12 +102,46 @@ def answer(
         ArtifactError: the answers do not keep the contract.
         DeviceError: the device cannot run the batch.
     """
-    logits, label, score, flagged = run_bound(
-        session, manifest.tensor.name, values, manifest.names.all()
-    )
+    given = run_bound(session, manifest.tensor.name, values, manifest.names.all())
+    return _verdict(given, manifest, len(values), place)
+
+
+def examine(
+    session: "InferenceSession", manifest: Manifest, place: Path, values: npt.NDArray[Any]
+) -> Examination:
+    """As `answer`, with the rectified pictures where the graph answers with them.
+
+    Raises:
+        ArtifactError: the answers do not keep the contract.
+        DeviceError: the device cannot run the batch.
+    """
+    names = manifest.names
+    given = run_bound(session, manifest.tensor.name, values, (*names.all(), *names.on_request))
+    verdict = _verdict(given[:4], manifest, len(values), place)
+    rectified = given[4] if names.on_request else None
+    if rectified is not None:
+        _check_rectified(rectified, manifest.input, len(values), place)
+    return Examination(verdict, rectified)
+
+
+def _verdict(given: list[npt.NDArray[Any]], manifest: Manifest, count: int, place: Path) -> Verdict:
+    logits, label, score, flagged = given
     verdict = Verdict(label=label, logits=logits, score=score, flagged=flagged)
-    check_answer(verdict, manifest, len(values), place)
+    check_answer(verdict, manifest, count, place)
     return verdict
+
+
+def _check_rectified(
+    rectified: npt.NDArray[np.float32], spec: InputSpec, count: int, place: Path
+) -> None:
+    expected = (count, spec.height, spec.width, spec.channels)
+    # Written so that what is not a number is refused too.
+    if rectified.shape != expected or not (rectified.min() >= 0 and rectified.max() <= 1):
+        raise ArtifactError(
+            f"{place} answers with rectified pictures {rectified.shape} from "
+            f"{rectified.min():g} to {rectified.max():g}; expected {expected} in [0, 1]. Export "
+            "the guard anew."
+        )
 
 
 def run_bound(

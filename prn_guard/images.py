@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from prn_guard.contract import InputSpec
-from prn_guard.errors import DataError, InvalidArgumentError
+from prn_guard.errors import DataError, InvalidArgumentError, TooManyPixelsError
 
 FORMATS = ("JPEG", "PNG")
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -107,6 +107,7 @@ def decode_picture(
     *,
     resize: bool = False,
     shorter: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     name: str = "the picture",
 ) -> Picture:
     """Decode the bytes of a JPEG or PNG file; the EXIF orientation is applied.
@@ -118,23 +119,33 @@ def decode_picture(
             of refusing another size.
         shorter: what `resize` brings the shorter side to, in pixels; at least the input's. The
             manifest's `resize` is what the guard was trained with. None takes the input's own.
+        max_pixels: most that are decoded, at most `MAX_PIXELS`.
         name: what messages call the picture.
 
     Returns:
         `(H, W, C)` uint8 in 0..255, C-contiguous.
 
     Raises:
-        DataError: no JPEG or PNG, damaged, too many pixels, 16 bits per channel, transparency,
+        TooManyPixelsError: by what the file's header says.
+        DataError: no JPEG or PNG, damaged, 16 bits per channel, transparency,
             other channels than `spec` has, or another size while `resize` is off.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _refuse_unfit(image, content, name)
+            _refuse_unfit(image, content, min(max_pixels, MAX_PIXELS), name)
             image.load()
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
             upright = image if turn is None else image.transpose(turn)
     except _TOO_MANY_PIXELS as error:
-        raise DataError(f"{name} has too many pixels: {error} {_PIXEL_HINT}") from error
+        raise TooManyPixelsError(
+            f"{name} has too many pixels: {error} {_pixel_hint(max_pixels)}"
+        ) from error
+    except UnidentifiedImageError as error:
+        # Its own text names the stream by an address in memory, which is nobody else's business.
+        raise DataError(
+            f"{name} cannot be decoded: it is no {' or '.join(FORMATS)}, or its beginning is "
+            "damaged. Save the picture as one of these."
+        ) from error
     except _BROKEN as error:
         raise DataError(
             f"{name} cannot be decoded as {' or '.join(FORMATS)}: {error}. It is damaged or "
@@ -146,7 +157,8 @@ def decode_picture(
     )
 
 
-_PIXEL_HINT = f"At most {MAX_PIXELS} are decoded for one picture; scale it down first."
+def _pixel_hint(limit: int) -> str:
+    return f"At most {limit} are decoded for one picture; scale it down first."
 
 
 def _dtype_hint(images: npt.NDArray[np.generic]) -> str:
@@ -177,11 +189,13 @@ def _shape_hint(shape: tuple[int, ...], spec: InputSpec) -> str:
     return f"Resize or crop every picture to height {height} and width {width}."
 
 
-def _refuse_unfit(image: Image.Image, content: bytes, name: str) -> None:
+def _refuse_unfit(image: Image.Image, content: bytes, limit: int, name: str) -> None:
     """Refuse, by the header alone, what must not or cannot be decoded faithfully."""
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise DataError(f"{name} has {image.width} x {image.height} pixels. {_PIXEL_HINT}")
+    if pixels > limit:
+        raise TooManyPixelsError(
+            f"{name} has {image.width} x {image.height} pixels. {_pixel_hint(limit)}"
+        )
     # Pillow reads 16-bit RGB as mode "RGB" and drops the low bytes without a word.
     deep_png = content.startswith(_PNG_SIGNATURE) and content[_PNG_BIT_DEPTH] > 8
     if deep_png or image.mode.startswith(("I", "F")):

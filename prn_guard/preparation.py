@@ -14,11 +14,11 @@ from prn_guard.contract import InputSpec, InputTensor
 Tensor = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
-def to_tensor(images: npt.NDArray[np.uint8], spec: InputSpec, tensor: InputTensor) -> Tensor:
+def to_tensor(images: Tensor, spec: InputSpec, tensor: InputTensor) -> Tensor:
     """What the graph takes for `images`.
 
     Args:
-        images: `(B, H, W, C)` uint8 in 0..255, RGB or gray, B at least 1.
+        images: `(B, H, W, C)` uint8 in 0..255, RGB or gray, B at least 1; or float32 on that scale.
         spec: the classifier's own scale.
         tensor: the graph's input. uint8: pixels as they are, since the graph scales them itself.
             float32: `(x / 255 - mean) / std`, or `(x - mean) / std` for a range of 255, in the
@@ -31,7 +31,7 @@ def to_tensor(images: npt.NDArray[np.uint8], spec: InputSpec, tensor: InputTenso
     return np.ascontiguousarray(values if tensor.layout == "nhwc" else values.transpose(0, 3, 1, 2))
 
 
-def _normalised(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
+def _normalised(images: Tensor, spec: InputSpec) -> npt.NDArray[np.float32]:
     """The same pixels on the classifier's scale, channels last.
 
     Every step is one float32 operation, as in torch: dividing by 255 first and multiplying by it
@@ -44,3 +44,24 @@ def _normalised(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[n
     values -= np.asarray(spec.mean, dtype=np.float32)
     values /= np.asarray(spec.std, dtype=np.float32)
     return values
+
+
+def to_pixels(values: Tensor, spec: InputSpec, tensor: InputTensor) -> npt.NDArray[np.uint8]:
+    """The pictures that `to_tensor` would have made `values` of, rounded to whole pixel values.
+
+    Args:
+        values: `(B, H, W, C)` or `(B, C, H, W)`, as `tensor` says. Float values that no pixel gives
+            become the nearest one.
+        spec: the classifier's own scale.
+        tensor: the graph's input.
+
+    Returns:
+        `(B, H, W, C)` uint8 in 0..255, RGB or gray.
+    """
+    last: npt.NDArray[Any] = values if tensor.layout == "nhwc" else values.transpose(0, 2, 3, 1)
+    if tensor.dtype == "float32":
+        scale = 255.0 if spec.pixel_range == 1 else 1.0
+        pixels = (last.astype(np.float64) * spec.std + spec.mean) * scale
+        ordered = pixels[..., ::-1] if spec.channel_order == "bgr" else pixels
+        last = ordered.round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(last)

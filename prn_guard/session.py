@@ -3,27 +3,30 @@
 import contextlib
 import io
 import os
+import re
 import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from prn_guard.artifact import read_artifact
 from prn_guard.contract import GRAPH_FILE, Manifest
 from prn_guard.errors import ArtifactError, DeviceError, InvalidArgumentError
-from prn_guard.execution import grey, run, runtime_errors
+from prn_guard.execution import examine, grey, runtime_errors
+from prn_guard.preparation import to_tensor
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Device = Literal["cpu", "cuda"]
+Device = str
+"""\"cpu\", "cuda" for the first visible NVIDIA GPU, or "cuda:1" for the second, and so on."""
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
+_DEVICE: Final = re.compile(r"cpu|cuda(?::([0-9]{1,3}))?")
 _CUDA_OPTIONS: Final = {
-    "device_id": "0",
     # TF32 in the detector's DCT shifts the log features by 0.84 on average, float32 by 4e-4.
     "use_tf32": "0",
     # Times every algorithm once for each shape of input: the fastest, and why batches have buckets.
@@ -42,6 +45,20 @@ SAFE_ENTRIES: Final = {
 _NO_GPU = "Install prn-guard[serving] and an NVIDIA driver, or choose another device than cuda."
 
 
+def cuda_index(device: Device) -> int | None:
+    """Which visible NVIDIA GPU a device is; None for the CPU.
+
+    Raises:
+        InvalidArgumentError: neither "cpu" nor "cuda", nor "cuda:" and a number.
+    """
+    match = _DEVICE.fullmatch(device) if isinstance(device, str) else None
+    if match is None:
+        raise InvalidArgumentError(
+            f"device is {device!r}; expected 'cpu' or 'cuda', or 'cuda:1' for the second GPU."
+        )
+    return None if device == "cpu" else int(match[1] or 0)
+
+
 def open_session(
     folder: Path,
     device: Device = "cpu",
@@ -57,7 +74,7 @@ def open_session(
 
     Args:
         folder: what `python -m export` wrote.
-        device: "cpu", or "cuda" for the first visible NVIDIA GPU.
+        device: "cpu", "cuda" for the first visible NVIDIA GPU, or "cuda:1" for the second.
         public_key: a PEM file; the manifest must then be signed by that key.
         threads: that run one operator; None leaves it to onnxruntime, which takes every core.
         entries: further entries of onnxruntime's session configuration.
@@ -67,14 +84,13 @@ def open_session(
         changes to another provider later.
 
     Raises:
-        InvalidArgumentError: `device` is neither "cpu" nor "cuda", or the key cannot be used.
+        InvalidArgumentError: `device` is none of these, or the key cannot be used.
         ArtifactError: a file is missing, changed or outside the folder; a signature was asked for
             and is missing or wrong; the manifest does not follow its schema; the graph does not
             load, breaks the contract or does not answer a grey picture as it must.
         DeviceError: "cuda" was asked for and cannot be had. The CPU never steps in silently.
     """
-    if device not in get_args(Device):
-        raise InvalidArgumentError(f"device is {device!r}; expected 'cpu' or 'cuda'.")
+    cuda_index(device)
     manifest, graph = read_artifact(folder, public_key=public_key)
     place = folder / GRAPH_FILE
     session = load_graph(graph, device, place, threads=threads, entries=entries)
@@ -85,10 +101,11 @@ def open_session(
 
 def _probe(session: "InferenceSession", manifest: Manifest, place: Path, device: Device) -> None:
     """Classify one grey picture: what is broken for good fails here, not at the first request."""
+    values = to_tensor(grey(manifest.input, 1), manifest.input, manifest.tensor)
     try:
-        run(session, manifest, place, grey(manifest.input, 1))
+        examine(session, manifest, place, values)
     except DeviceError as error:
-        if device == "cuda":
+        if cuda_index(device) is not None:
             raise
         raise ArtifactError(
             f"{place} loads, but fails on a plain grey picture: {error.__cause__}. Export the "
@@ -111,21 +128,25 @@ def load_graph(
 
     Args:
         graph: the serialised model.
-        device: "cpu", or "cuda" for the first visible NVIDIA GPU, without TF32.
+        device: "cpu", "cuda" for the first visible NVIDIA GPU, or "cuda:1" for the second, without
+            TF32.
         place: what messages call it.
         threads: that run one operator; None leaves it to onnxruntime, which takes every core.
         entries: further entries of onnxruntime's session configuration.
 
     Raises:
+        InvalidArgumentError: `device` is none of these.
         ArtifactError: the graph does not load.
         DeviceError: "cuda" was asked for and cannot be had.
     """
     settings = {**entries, **SAFE_ENTRIES}
-    if device == "cpu":
+    index = cuda_index(device)
+    if index is None:
         return _load(graph, [_CPU], place, threads, settings)
     complaints = _load_cuda_libraries()
     try:
-        session = _load(graph, [(_CUDA, dict(_CUDA_OPTIONS)), _CPU], place, threads, settings)
+        options = {"device_id": str(index), **_CUDA_OPTIONS}
+        session = _load(graph, [(_CUDA, options), _CPU], place, threads, settings)
     except ArtifactError as error:
         # Raises in its turn if it is the graph that is at fault.
         _load(graph, [_CPU], place, threads, settings)
@@ -190,12 +211,15 @@ def _check_contract(session: "InferenceSession", manifest: Manifest, place: Path
     tensor, names = manifest.tensor, manifest.names
     picture = {tensor.name: (_INPUT_TYPES[tensor.dtype], tensor.shape(manifest.input))}
     _check_tensors("input", session.get_inputs(), picture, (tensor.name,), place)
-    outputs = {
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {
         names.logits: ("tensor(float)", (len(manifest.class_names),)),
         names.label: ("tensor(int64)", ()),
         names.score: ("tensor(float)", ()),
         names.flagged: ("tensor(bool)", ()),
     }
+    if names.rectified is not None:
+        channels, height, width = manifest.input.shape
+        outputs[names.rectified] = ("tensor(float)", (height, width, channels))
     _check_tensors("output", session.get_outputs(), outputs, manifest.outputs, place)
 
 

@@ -48,3 +48,26 @@ class Verdict:
                 for field in fields(cls)
             }
         )
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Examination:
+    """A verdict, and what the guard made of the pictures to reach it."""
+
+    verdict: Verdict
+    rectified: npt.NDArray[np.float32] | None
+    """`(B, H, W, C)` float32 in [0, 1], RGB or gray, of every picture, flagged or not; None where
+    the graph does not answer with it."""
+
+    def first(self, count: int) -> Self:
+        """What belongs to the first `count` pictures."""
+        rectified = None if self.rectified is None else self.rectified[:count]
+        return type(self)(self.verdict.first(count), rectified)
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """One examination of the pictures of all `parts` (at least one, of one graph), in order."""
+        verdict = Verdict.concatenate([part.verdict for part in parts])
+        pictures = [part.rectified for part in parts if part.rectified is not None]
+        return cls(verdict, np.concatenate(pictures) if pictures else None)

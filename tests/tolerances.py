@@ -161,6 +161,10 @@ FILTERED = Tolerance(
     1e-6, 1e-6, "sums of up to 25 float32 products of values in [0, 1], against float64"
 )
 
+EVIDENCE = Tolerance(
+    1e-9, 0.0, "float64 sums and products of up to some hundred thousand steps, in another order"
+)
+
 
 def assert_close(result: ArrayLike, oracle: ArrayLike, tolerance: Tolerance) -> None:
     """Assert that `result` lies within `tolerance` of `oracle`; if not, say the row's reason."""

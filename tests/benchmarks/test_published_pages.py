@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import (
+    attack_alarm,
     attack_banks,
     attack_memory,
     attack_speed,
@@ -16,6 +17,10 @@ from benchmarks import (
     hardening_mnist,
     jacobian_penalty,
     latency,
+    serving_faults,
+    serving_load,
+    serving_ray,
+    serving_soak,
     universal_attacks,
 )
 from benchmarks.publishing import block, publish
@@ -37,7 +42,8 @@ def test_parity_is_shown_as_measured() -> None:
     "benchmark",
     [
         universal_attacks, attack_banks, attack_speed, attack_memory, hardening_lenet,
-        hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty,
+        hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty, attack_alarm,
+        serving_load, serving_faults, serving_soak, serving_ray,
     ],
 )  # fmt: skip
 def test_tables_are_shown_as_measured(benchmark: Any) -> None:

@@ -97,7 +97,7 @@ def same_front(fronts: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPat
     def front_model(front: GuardFront) -> onnx.ModelProto:
         half = next(front.rectifier.parameters()).dtype
         threshold = float(front.detector.threshold)
-        key = repr((front.spec, front.tensor, half, threshold))
+        key = repr((front.spec, front.outputs, front.tensor, half, threshold))
         if key not in fronts:
             fronts[key] = export(front)
         return fronts[key]

@@ -97,7 +97,29 @@ def test_malformed_graph_is_not_blamed_on_the_gpu(write_guard, monkeypatch):
         open_session(write_guard(model=unknown_operator), "cuda")
 
 
-@pytest.mark.parametrize("device", ["gpu", "CUDA", "", "cuda:0"])
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "", "cuda:", "cuda:-1", "cuda:x", "cuda:٣", 0])
 def test_unknown_device_is_refused(folder, device):
     with pytest.raises(InvalidArgumentError, match="expected 'cpu' or 'cuda'"):
         open_session(folder, device)
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", "0"), ("cuda:0", "0"), ("cuda:12", "12")])
+def test_the_gpu_that_was_named_is_the_one(folder, monkeypatch, device, index):
+    asked = []
+
+    class Session:
+        def __init__(self, *_, providers, **__):
+            asked.append(providers)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    session.load_graph(b"", device, "graph")
+    (((provider, options), fallback),) = asked
+    assert (provider, options["device_id"], options["use_tf32"]) == (
+        "CUDAExecutionProvider", index, "0",
+    )  # fmt: skip
+    assert fallback == "CPUExecutionProvider"

@@ -202,7 +202,7 @@ def test_a_gpu_that_fails_is_not_the_files_fault(folder, monkeypatch):
     def fail(*_):
         raise DeviceError("out of memory")
 
-    monkeypatch.setattr(session, "run", fail)
+    monkeypatch.setattr(session, "examine", fail)
     with pytest.raises(DeviceError, match="out of memory"):
         session._probe(opened, manifest, folder, "cuda")
     with pytest.raises(ArtifactError, match="fails on a plain grey picture"):
