@@ -49,8 +49,14 @@ class GrpcRules:
     budget: Budget
     """Of bytes that all requests may hold together, REST's among them."""
     max_message_bytes: int
+    max_numbers: int
+    """Of a tensor that does not come as raw bytes: while they are read nothing else is."""
+    header_timeout: float
+    """Seconds in which a new connection must have spoken HTTP/2, and TLS before it."""
     body_timeout: float
     """Seconds in which a request must have arrived."""
+    keep_alive: float
+    """Seconds that a connection may rest between calls."""
     max_calls: int
     """At a time; further ones are answered with RESOURCE_EXHAUSTED."""
 
@@ -90,6 +96,8 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", self._rules.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+                ("grpc.server_handshake_timeout_ms", _milliseconds(self._rules.header_timeout)),
+                ("grpc.max_connection_idle_ms", _milliseconds(self._rules.keep_alive)),
             ],
             maximum_concurrent_rpcs=self._rules.max_calls,
         )
@@ -208,7 +216,12 @@ class GrpcServer:
         service, started = self._service, perf_counter()
         request = parse("ModelInferRequest", content)
         service.check_model(request.model_name, request.model_version)
-        asked = decode_request(request, service.manifest, max_pictures=service.limits.max_queue)
+        asked = decode_request(
+            request,
+            service.manifest,
+            max_pictures=service.limits.max_queue,
+            max_numbers=self._rules.max_numbers,
+        )
         service.metrics.stage("decode", perf_counter() - started)
         return asked
 
@@ -269,6 +282,10 @@ def _left(remaining: float | None, timeout: float | None, spent: float) -> float
     if left <= 0:
         raise DeadlineExceededError("The deadline passed while the request was read.")
     return left
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(1000 * seconds))
 
 
 def _text(value: Any) -> str | None:

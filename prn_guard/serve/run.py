@@ -134,7 +134,10 @@ def _grpc(parts: Parts) -> GrpcServer | None:
         tokens=parts.tokens,
         budget=parts.budget,
         max_message_bytes=settings.max_body_bytes,
+        max_numbers=settings.max_json_bytes,
+        header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
+        keep_alive=settings.keep_alive,
         max_calls=settings.max_connections,
     )
     pair = None
