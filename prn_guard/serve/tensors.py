@@ -7,6 +7,7 @@ Datatypes are the protocol's words ("UINT8", "FP32"); bytes are little-endian an
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -156,21 +157,15 @@ def _from_numbers(data: Sequence[Any], dtype: np.dtype[Any], shape: tuple[int, .
 
 
 def _leaves(data: Sequence[Any]) -> set[type]:
-    """The types of what nested lists hold.
+    """The types of what nested lists hold; `list` among them where depths differ.
 
     To be asked before NumPy is: it makes every text as wide as the longest, so that 1 MB of JSON
     takes gigabytes.
     """
-    found: set[type] = set()
-    nested: list[Sequence[Any]] = [data]
-    while nested:
-        level = nested.pop()
-        types = set(map(type, level))
-        if list in types:
-            nested.extend(one for one in level if type(one) is list)
-            types.discard(list)
-        found |= types
-    return found
+    level = data
+    while (types := set(map(type, level))) == {list}:
+        level = list(chain.from_iterable(level))
+    return types
 
 
 def output_arrays(manifest: Manifest, outcome: Outcome) -> dict[str, npt.NDArray[Any]]:
