@@ -108,8 +108,8 @@ def _data(request: Any, tensor: Any, max_numbers: int) -> Any:
     numbers = getattr(tensor.contents, field)
     if len(numbers) > max_numbers:
         raise TooLargeError(
-            f"{field} holds {len(numbers)} numbers; at most {max_numbers} are read one by one. Send "
-            "the tensor as raw_input_contents, or fewer pictures at a time."
+            f"{field} holds {len(numbers)} numbers; at most {max_numbers} are read one by one. "
+            "Send the tensor as raw_input_contents, or fewer pictures at a time."
         )
     expected = math.prod(tensor.shape[:_LONGEST_SHAPE])
     if len(numbers) != expected:

@@ -155,7 +155,7 @@ class GrpcServer:
             code, answer = "CANCELLED", b""
             try:
                 if name not in _OPEN:
-                    self._rules.tokens.check(_text(metadata.get("authorization")))
+                    self._admit(_text(metadata.get("authorization")))
                 answer = await call(messages, state)
                 code = "OK"
             except Exception as error:
@@ -171,6 +171,13 @@ class GrpcServer:
             return answer
 
         return handle
+
+    def _admit(self, authorization: str | None) -> None:
+        try:
+            self._rules.tokens.check(authorization)
+        except RequestError as error:
+            self._service.metrics.refused("grpc", error.outcome)
+            raise
 
     def _simple(self, name: str, answer: Callable[[Any], Mapping[str, Any]]) -> "_Call":
         async def call(messages: AsyncIterator[bytes], state: "_State") -> bytes:
