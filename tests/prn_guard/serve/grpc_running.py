@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from prn_guard.serve.alarm import AttackAlarm
 from prn_guard.serve.bodies import Budget
 from prn_guard.serve.engine import Engine
-from prn_guard.serve.grpc_server import GrpcRules, GrpcServer
+from prn_guard.serve.grpc_call import GrpcRules
+from prn_guard.serve.grpc_server import GrpcServer
 from prn_guard.serve.metrics import Metrics
 from prn_guard.serve.security import TokenCheck
 from prn_guard.serve.service import Limits, Service
