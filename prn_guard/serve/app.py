@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ def build_app(
         _add(app, "/metrics", _metrics(service.metrics, service))
     for path, response in page.items():
         _add(app, path, response)
-    return Gateway(app, _rules(settings, tokens, budget, frozenset(page)), lambda: service.stopping)
+    return _behind_gateway(app, service, _rules(settings, tokens, budget, frozenset(page)))
 
 
 def build_metrics_app(
@@ -74,7 +75,12 @@ def build_metrics_app(
     """`/metrics` alone, for a port of its own."""
     app = _bare_app()
     _add(app, "/metrics", _metrics(service.metrics, service))
-    return Gateway(app, _rules(settings, tokens, budget, frozenset()), lambda: service.stopping)
+    return _behind_gateway(app, service, _rules(settings, tokens, budget, frozenset()))
+
+
+def _behind_gateway(app: FastAPI, service: Service, rules: Rules) -> ASGIApp:
+    refused = partial(service.metrics.refused, "rest")
+    return Gateway(app, rules, lambda: service.stopping, refused)
 
 
 def _rules(

@@ -194,12 +194,20 @@ class Batcher:
 
     async def _next_batch(self) -> list[_Entry]:
         """Wait for the next batch; empty once the batcher has stopped and nothing waits."""
+        while True:
+            while not self._queue:
+                if self._stopping:
+                    return []
+                self._changed.clear()
+                await self._changed.wait()
+            await self._let_grow()
+            batch = self._take()
+            if batch:  # else whoever waited is gone
+                return batch
+
+    async def _let_grow(self) -> None:
+        """Wait until a batch is full, or its first picture has waited long enough."""
         loop = asyncio.get_running_loop()
-        while not self._queue:
-            if self._stopping:
-                return []
-            self._changed.clear()
-            await self._changed.wait()
         while self._queue and self._waiting < self._max_batch and not self._stopping:
             left = self._queue[0].since + self._max_delay - loop.time()
             if left <= 0:
@@ -207,7 +215,6 @@ class Batcher:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
-        return self._take() or await self._next_batch()
 
     def _take(self) -> list[_Entry]:
         batch: list[_Entry] = []

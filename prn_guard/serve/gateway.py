@@ -52,10 +52,18 @@ class Gateway:
         app: what it protects.
         rules: what it enforces.
         stopping: whether connections are to be closed after their answer.
+        refused: told the outcome of each request that may not be asked.
     """
 
-    def __init__(self, app: ASGIApp, rules: Rules, stopping: Callable[[], bool]) -> None:
-        self._app, self._rules, self._stopping = app, rules, stopping
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: Rules,
+        stopping: Callable[[], bool],
+        refused: Callable[[str], None],
+    ) -> None:
+        self._app, self._rules = app, rules
+        self._stopping, self._refused = stopping, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -76,13 +84,20 @@ class Gateway:
         state = scope.setdefault("state", {})
         state.update(request_id=answer.id, body=body, answer=answer)
         try:
-            self._check(scope, headers)
+            self._admit(scope, headers)
             await self._app(scope, receive, answer.send)
         except Exception as error:
             await answer.refuse(error)
         finally:
             body.release()
             _log_request(scope, answer, perf_counter() - started)
+
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        try:
+            self._check(scope, headers)
+        except RequestError as error:
+            self._refused(error.outcome)
+            raise
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host, rules = headers.get("host"), self._rules

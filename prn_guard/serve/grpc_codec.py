@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from prn_guard.contract import Manifest
 from prn_guard.serve.engine import Values
-from prn_guard.serve.errors import MalformedError
+from prn_guard.serve.errors import MalformedError, TooLargeError
 from prn_guard.serve.grpc_messages import MESSAGES
 from prn_guard.serve.requests import MAX_ID, MAX_OUTPUTS, MICROSECONDS, InferRequest
 from prn_guard.serve.tensors import datatype_of, input_values, to_bytes
@@ -25,24 +25,27 @@ _TYPED: Final[Mapping[str, tuple[str, type[np.generic]]]] = {
 _LONGEST_SHAPE: Final = 8
 
 
-def decode_request(request: Any, manifest: Manifest, *, max_pictures: int) -> InferRequest:
+def decode_request(
+    request: Any, manifest: Manifest, *, max_pictures: int, max_numbers: int
+) -> InferRequest:
     """Read an infer request.
 
     Args:
         request: a `ModelInferRequest`.
         manifest: of the model.
         max_pictures: most that one request may hold.
+        max_numbers: most of a tensor that comes as numbers; raw bytes are not counted.
 
     Raises:
         MalformedError: it breaks the protocol, or does not fit the model.
-        TooLargeError: more pictures than that.
+        TooLargeError: more pictures or numbers than that.
     """
     if len(request.id) > MAX_ID:
         raise MalformedError(f"The id must be of at most {MAX_ID} characters.")
     parameters = _parameters(request, "The request")
     return InferRequest(
         id=request.id,
-        values=_values(request, manifest, max_pictures),
+        values=_values(request, manifest, max_pictures, max_numbers),
         outputs=_outputs(request),
         binary=True,
         timeout=_timeout(parameters.get("timeout")),
@@ -73,7 +76,7 @@ def encode_response(
     return bytes(response.SerializeToString())
 
 
-def _values(request: Any, manifest: Manifest, max_pictures: int) -> Values:
+def _values(request: Any, manifest: Manifest, max_pictures: int, max_numbers: int) -> Values:
     if len(request.inputs) != 1:
         raise MalformedError(f"The request has {len(request.inputs)} inputs; expected 1.")
     tensor = request.inputs[0]
@@ -83,12 +86,12 @@ def _values(request: Any, manifest: Manifest, max_pictures: int) -> Values:
         name=tensor.name,
         datatype=tensor.datatype,
         shape=tuple(tensor.shape[: _LONGEST_SHAPE + 1]),
-        data=_data(request, tensor),
+        data=_data(request, tensor, max_numbers),
         max_pictures=max_pictures,
     )
 
 
-def _data(request: Any, tensor: Any) -> Any:
+def _data(request: Any, tensor: Any, max_numbers: int) -> Any:
     """Raw bytes, or the numbers of the field that belongs to the datatype."""
     raw = request.raw_input_contents
     if len(raw):
@@ -103,6 +106,11 @@ def _data(request: Any, tensor: Any) -> Any:
     if any(other.name != field for other, _ in tensor.contents.ListFields()):
         raise MalformedError(f"Contents of the datatype {tensor.datatype} stand in {field} only.")
     numbers = getattr(tensor.contents, field)
+    if len(numbers) > max_numbers:
+        raise TooLargeError(
+            f"{field} holds {len(numbers)} numbers; at most {max_numbers} are read one by one. "
+            "Send the tensor as raw_input_contents, or fewer pictures at a time."
+        )
     expected = math.prod(tensor.shape[:_LONGEST_SHAPE])
     if len(numbers) != expected:
         raise MalformedError(

@@ -7,10 +7,8 @@ not hold memory first. Compressed messages are refused, because gRPC unpacks the
 their size with any limit.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any, Final, final
 
@@ -18,18 +16,14 @@ import grpc
 import grpc.aio
 
 from prn_guard.errors import InvalidArgumentError
-from prn_guard.serve.bodies import Budget
 from prn_guard.serve.errors import (
-    DeadlineExceededError,
-    MalformedError,
     RequestError,
-    SlowClientError,
 )
+from prn_guard.serve.grpc_call import Call, GrpcRules, seconds_left
 from prn_guard.serve.grpc_codec import decode_request, encode_response
 from prn_guard.serve.grpc_messages import MESSAGES, SERVICE, parse
 from prn_guard.serve.logs import request_id
 from prn_guard.serve.requests import InferRequest
-from prn_guard.serve.security import TokenCheck
 from prn_guard.serve.service import VERSION, Service
 from prn_guard.serve.tensors import output_arrays
 
@@ -38,21 +32,7 @@ _IDENTITY_ONLY: Final = 1
 _OPEN: Final = frozenset({"ServerLive", "ServerReady"})
 """Answered without a token, as `security.OPEN_PATHS` over REST."""
 _INFER: Final = "ModelInfer"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class GrpcRules:
-    """What is enforced before a request is read."""
-
-    tokens: TokenCheck
-    budget: Budget
-    """Of bytes that all requests may hold together, REST's among them."""
-    max_message_bytes: int
-    body_timeout: float
-    """Seconds in which a request must have arrived."""
-    max_calls: int
-    """At a time; further ones are answered with RESOURCE_EXHAUSTED."""
+_Answering = Callable[[AsyncIterator[bytes], Call], Awaitable[bytes]]
 
 
 @final
@@ -90,6 +70,8 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", self._rules.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+                ("grpc.server_handshake_timeout_ms", _milliseconds(self._rules.header_timeout)),
+                ("grpc.max_connection_idle_ms", _milliseconds(self._rules.keep_alive)),
             ],
             maximum_concurrent_rpcs=self._rules.max_calls,
         )
@@ -135,19 +117,19 @@ class GrpcServer:
             },
         )
 
-    def _guarded(self, name: str, call: "_Call") -> Callable[[AsyncIterator[bytes], Any], Any]:
+    def _guarded(self, name: str, call: _Answering) -> Callable[[AsyncIterator[bytes], Any], Any]:
         """`call` with permission, errors as status codes, and one line of log."""
 
         async def handle(messages: AsyncIterator[bytes], context: Any) -> bytes:
             started = perf_counter()
             metadata = dict(context.invocation_metadata() or ())
             identity = request_id(_text(metadata.get("x-request-id")))
-            state = _State(context, identity, self._rules)
+            state = Call(context, identity, self._rules)
             failure: RequestError | None = None
             code, answer = "CANCELLED", b""
             try:
                 if name not in _OPEN:
-                    self._rules.tokens.check(_text(metadata.get("authorization")))
+                    self._admit(_text(metadata.get("authorization")))
                 answer = await call(messages, state)
                 code = "OK"
             except Exception as error:
@@ -164,8 +146,15 @@ class GrpcServer:
 
         return handle
 
-    def _simple(self, name: str, answer: Callable[[Any], Mapping[str, Any]]) -> "_Call":
-        async def call(messages: AsyncIterator[bytes], state: "_State") -> bytes:
+    def _admit(self, authorization: str | None) -> None:
+        try:
+            self._rules.tokens.check(authorization)
+        except RequestError as error:
+            self._service.metrics.refused("grpc", error.outcome)
+            raise
+
+    def _simple(self, name: str, answer: Callable[[Any], Mapping[str, Any]]) -> _Answering:
+        async def call(messages: AsyncIterator[bytes], state: Call) -> bytes:
             request = parse(f"{name}Request", await state.read(messages))
             return bytes(MESSAGES[f"{name}Response"](**answer(request)).SerializeToString())
 
@@ -179,7 +168,7 @@ class GrpcServer:
         self._service.check_model(request.name, request.version)
         return self._service.model_metadata()
 
-    async def _infer(self, messages: AsyncIterator[bytes], state: "_State") -> bytes:
+    async def _infer(self, messages: AsyncIterator[bytes], state: Call) -> bytes:
         service = self._service
         with service.admit("grpc"):
             remaining = state.remaining()
@@ -190,7 +179,7 @@ class GrpcServer:
             outcome = await service.classify(
                 asked.values,
                 request_id=state.identity,
-                deadline=_left(remaining, asked.timeout, monotonic() - began),
+                deadline=seconds_left(remaining, asked.timeout, monotonic() - began),
                 extras=extras,
             )
             started = perf_counter()
@@ -208,67 +197,18 @@ class GrpcServer:
         service, started = self._service, perf_counter()
         request = parse("ModelInferRequest", content)
         service.check_model(request.model_name, request.model_version)
-        asked = decode_request(request, service.manifest, max_pictures=service.limits.max_queue)
+        asked = decode_request(
+            request,
+            service.manifest,
+            max_pictures=service.limits.max_queue,
+            max_numbers=self._rules.max_numbers,
+        )
         service.metrics.stage("decode", perf_counter() - started)
         return asked
 
 
-@final
-class _State:
-    """One call: its id, and the bytes that it holds."""
-
-    def __init__(self, context: Any, identity: str, rules: GrpcRules) -> None:
-        self._context, self._rules, self._held = context, rules, 0
-        self.identity = identity
-
-    def remaining(self) -> float | None:
-        """Seconds that the client still waits; None where it set no deadline."""
-        found = self._context.time_remaining()
-        return None if found is None else float(found)
-
-    async def read(self, messages: AsyncIterator[bytes]) -> bytes:
-        """The call's one message.
-
-        Raises:
-            MalformedError: none, or more than one.
-            SlowClientError: it did not arrive in time.
-            QueueFullError: the server holds too many bytes already.
-        """
-        found: list[bytes] = []
-        try:
-            async with asyncio.timeout(self._rules.body_timeout):
-                async for one in messages:
-                    if found:
-                        raise MalformedError("More than one message was sent in one call.")
-                    self._rules.budget.take(len(one))
-                    self._held += len(one)
-                    found.append(one)
-        except TimeoutError as error:
-            raise SlowClientError(
-                f"The request did not arrive within {self._rules.body_timeout:g} seconds."
-            ) from error
-        if not found:
-            raise MalformedError("The call ended without a message.")
-        return found[0]
-
-    def release(self) -> None:
-        """Give the bytes back."""
-        self._rules.budget.held -= self._held
-        self._held = 0
-
-
-_Call = Callable[[AsyncIterator[bytes], _State], Awaitable[bytes]]
-
-
-def _left(remaining: float | None, timeout: float | None, spent: float) -> float | None:
-    """Seconds that may still pass, by the call's deadline and by the request's own parameter."""
-    limits = [limit for limit in (remaining, timeout) if limit is not None]
-    if not limits:
-        return None
-    left = min(limits) - spent
-    if left <= 0:
-        raise DeadlineExceededError("The deadline passed while the request was read.")
-    return left
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(1000 * seconds))
 
 
 def _text(value: Any) -> str | None:

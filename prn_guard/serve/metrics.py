@@ -87,6 +87,10 @@ class Metrics:
         self._requests.labels(protocol=protocol, outcome=outcome).inc()
         self._request_seconds.labels(protocol=protocol).observe(seconds)
 
+    def refused(self, protocol: str, outcome: str) -> None:
+        """Whoever asked may not: counted, but not timed, as it would make the others look fast."""
+        self._requests.labels(protocol=protocol, outcome=outcome).inc()
+
     def stage(self, name: Stage, seconds: float) -> None:
         """One part of answering a request, or a batch, took so long."""
         self._stage_seconds.labels(stage=name).observe(seconds)

@@ -19,7 +19,8 @@ from prn_guard.plain_files import read_bounded
 from prn_guard.serve.app import build_app, build_metrics_app
 from prn_guard.serve.build import Build, Parts, build
 from prn_guard.serve.connections import BoundedConnection
-from prn_guard.serve.grpc_server import GrpcRules, GrpcServer
+from prn_guard.serve.grpc_call import GrpcRules
+from prn_guard.serve.grpc_server import GrpcServer
 from prn_guard.serve.settings import ServeSettings
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -134,7 +135,10 @@ def _grpc(parts: Parts) -> GrpcServer | None:
         tokens=parts.tokens,
         budget=parts.budget,
         max_message_bytes=settings.max_body_bytes,
+        max_numbers=settings.max_json_bytes,
+        header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
+        keep_alive=settings.keep_alive,
         max_calls=settings.max_connections,
     )
     pair = None

@@ -7,6 +7,7 @@ Datatypes are the protocol's words ("UINT8", "FP32"); bytes are little-endian an
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -135,12 +136,14 @@ def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int
 
 def _from_numbers(data: Sequence[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Values:
     kinds = "iu" if dtype.kind == "u" else "iuf"
+    what = "whole numbers" if dtype.kind == "u" else "numbers"
+    if not isinstance(data, np.ndarray) and not _leaves(data) <= {int, float}:
+        raise MalformedError(f"The input's data holds something else than {what}.")
     try:
         found = np.asarray(data)
     except (ValueError, OverflowError, TypeError) as error:  # ragged, or nested too deep
         raise MalformedError("The input's data is no array of numbers of one shape.") from error
     if found.dtype.kind not in kinds:
-        what = "whole numbers" if dtype.kind == "u" else "numbers"
         raise MalformedError(f"The input's data holds something else than {what}.")
     if found.shape != shape and found.shape != (math.prod(shape),):
         raise MalformedError(
@@ -151,6 +154,18 @@ def _from_numbers(data: Sequence[Any], dtype: np.dtype[Any], shape: tuple[int, .
         raise MalformedError(f"The input's data leaves 0..{np.iinfo(dtype).max}.")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
         return np.ascontiguousarray(found.astype(dtype).reshape(shape))
+
+
+def _leaves(data: Sequence[Any]) -> set[type]:
+    """The types of what nested lists hold; `list` among them where depths differ.
+
+    To be asked before NumPy is: it makes every text as wide as the longest, so that 1 MB of JSON
+    takes gigabytes.
+    """
+    level = data
+    while (types := set(map(type, level))) == {list}:
+        level = list(chain.from_iterable(level))
+    return types
 
 
 def output_arrays(manifest: Manifest, outcome: Outcome) -> dict[str, npt.NDArray[Any]]:

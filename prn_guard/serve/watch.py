@@ -114,6 +114,7 @@ class Watch:
                 self._metrics.quarantined(kept=quarantine.keep(picture, facts) is not None)
             except Exception:
                 _log.exception("a flagged picture could not be kept")
+                self._metrics.quarantined(kept=False)
             finally:
                 self._room.release()
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from prn_guard.serve.alarm import AttackAlarm
 from prn_guard.serve.bodies import Budget
 from prn_guard.serve.engine import Engine
-from prn_guard.serve.grpc_server import GrpcRules, GrpcServer
+from prn_guard.serve.grpc_call import GrpcRules
+from prn_guard.serve.grpc_server import GrpcServer
 from prn_guard.serve.metrics import Metrics
 from prn_guard.serve.security import TokenCheck
 from prn_guard.serve.service import Limits, Service
@@ -41,7 +42,10 @@ def running(
     max_queue=64,
     max_message_bytes=1 << 20,
     max_bytes=64 << 20,
+    max_numbers=1 << 20,
+    header_timeout=10.0,
     body_timeout=10.0,
+    keep_alive=10.0,
     max_calls=100,
     port=0,
 ):
@@ -59,7 +63,10 @@ def running(
         tokens=TokenCheck(token),
         budget=budget,
         max_message_bytes=max_message_bytes,
+        max_numbers=max_numbers,
+        header_timeout=header_timeout,
         body_timeout=body_timeout,
+        keep_alive=keep_alive,
         max_calls=max_calls,
     )
 

@@ -84,7 +84,9 @@ def test_a_token_guards_everything_but_probes_and_page(served_folder):
         assert running.ask("POST", INFER, infer_body(PICTURE)).status == 401
         assert running.ask("POST", "/v1/alarm/acknowledge").status == 401
         shown = {"Authorization": f"Bearer {PHRASE}"}
-        assert running.ask("GET", "/metrics", **shown).status == 200
+        text = running.ask("GET", "/metrics", **shown).body.decode()
+        assert 'requests_total{outcome="unauthenticated",protocol="rest"} 8.0' in text
+        assert "request_seconds_count" not in text
         with triton.InferenceServerClient(running.url) as client:
             given = triton.InferInput("image", [1, 8, 8, 3], "UINT8")
             given.set_data_from_numpy(PICTURE)

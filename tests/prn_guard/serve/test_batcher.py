@@ -1,6 +1,7 @@
 """The batcher with an engine of Python, and events in place of time."""
 
 import asyncio
+import sys
 import threading
 from dataclasses import replace
 
@@ -255,6 +256,34 @@ def test_who_is_gone_is_not_run():
         return engine
 
     assert [values for _, values, _ in asyncio.run(main()).runs] == [[0], [3]]
+
+
+def test_any_number_of_requests_may_be_gone_before_a_batch_is_formed(monkeypatch):
+    async def main():
+        engine, idle = Doubling(), asyncio.Event()
+        batcher = usual(engine, max_delay=0.001)
+        take = batcher._take
+
+        def told():
+            batch = take()
+            if not batch:
+                idle.set()
+            return batch
+
+        monkeypatch.setattr(batcher, "_take", told)
+        for _ in range(2 * sys.getrecursionlimit()):
+            idle.clear()
+            gone = asyncio.create_task(batcher.submit(rows(1)))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.wait_for(idle.wait(), PATIENCE)
+        outcome = await asyncio.wait_for(batcher.submit(rows(2)), PATIENCE)
+        await batcher.stop()
+        return labels(outcome), engine.runs
+
+    found, runs = asyncio.run(main())
+    assert found == [2]
+    assert [values for _, values, _ in runs] == [[2]]
 
 
 def test_a_poisonous_request_fails_alone():

@@ -171,6 +171,8 @@ def test_only_who_has_the_token_may_ask(folder, pictures):
                     ask(wrong)
                 assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
                 assert TOKEN not in refused.value.message()
+        text = server.service.metrics.render().decode()
+        assert 'requests_total{outcome="unauthenticated",protocol="grpc"} 6.0' in text
 
 
 def test_tls_is_spoken(folder, pictures, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import socket
 import threading
 
 import grpc
@@ -16,10 +17,12 @@ from prn_guard.contract import Manifest
 from prn_guard.serve.errors import MalformedError, TooLargeError
 from prn_guard.serve.grpc_codec import decode_request
 from prn_guard.serve.grpc_messages import MAX_OVERHEAD, parse
-from tests.prn_guard.serve.grpc_running import NAME, Held, running, together, until
+from tests.prn_guard.serve.grpc_running import HOST, NAME, Held, running, together, until
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CODES = grpc.StatusCode
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a client of HTTP/2 begins with: this, and settings, of which it has none."""
 
 
 @pytest.fixture
@@ -170,7 +173,7 @@ def test_damaged_requests_are_read_or_refused(folder, pictures, data):
             content = bytearray(b"\0")
     with contextlib.suppress(MalformedError, TooLargeError):
         parsed = parse("ModelInferRequest", bytes(content))
-        decode_request(parsed, Manifest.read(folder), max_pictures=64)
+        decode_request(parsed, Manifest.read(folder), max_pictures=64, max_numbers=1 << 20)
 
 
 def test_unknown_models_and_versions_are_not_found(channel, pictures):
@@ -184,6 +187,35 @@ def test_unknown_models_and_versions_are_not_found(channel, pictures):
 def test_too_many_pictures_exhaust_resources(channel, pictures):
     many = np.concatenate([pictures, pictures])  # 74, where 64 may wait
     assert refusal(channel, request(many)).code() is CODES.RESOURCE_EXHAUSTED
+
+
+def test_numbers_one_by_one_are_bounded_and_raw_bytes_are_not(folder, pictures):
+    typed = request(pictures[:2])
+    typed.ClearField("raw_input_contents")
+    typed.inputs[0].contents.uint_contents.extend(pictures[:2].ravel().tolist())
+    for most, fits in ((pictures[:2].size, True), (pictures[:2].size - 1, False)):
+        with (
+            running(folder, max_numbers=most) as server,
+            grpc.insecure_channel(server.address) as channel,
+        ):
+            send(channel, request(pictures))
+            if fits:
+                send(channel, typed)
+            else:
+                assert refusal(channel, typed).code() is CODES.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("said", [b"", PREFACE], ids=["nothing", "no call"])
+def test_connections_that_ask_nothing_are_closed(folder, pictures, said):
+    with (
+        running(folder, header_timeout=0.2, keep_alive=0.2) as server,
+        socket.create_connection((HOST, server.port), timeout=10) as idle,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        idle.sendall(said)
+        while idle.recv(4096):  # times out where nobody closes it
+            pass
+        send(channel, request(pictures))
 
 
 def test_too_large_messages_exhaust_resources(channel, pictures, caplog):

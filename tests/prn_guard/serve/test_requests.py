@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -138,6 +139,7 @@ REFUSED = {
     "data ragged": with_tensor(data=[[1, 2], [3]]),
     "data strings": with_tensor(data=["1"] * PICTURES.size),
     "data nulls": with_tensor(data=[None] * PICTURES.size),
+    "data one boolean": with_tensor(data=[True] + [1] * (PICTURES.size - 1)),
     "data booleans": with_tensor(data=[True] * PICTURES.size),
     "data floats": with_tensor(data=[1.5] * PICTURES.size),
     "data negative": with_tensor(data=[-1] * PICTURES.size),
@@ -233,6 +235,18 @@ def test_floats_beyond_float32_are_refused():
         parse(float_body([1e39] * 192), manifest=FLOATS)
     with pytest.raises(MalformedError):
         parse(float_body([10**400] * 192), manifest=FLOATS)
+
+
+@pytest.mark.parametrize("nest", [list, lambda numbers: [[number] for number in numbers]])
+def test_a_long_text_among_many_short_ones_takes_no_memory(nest):
+    # As one array of texts these would take 1.6 GB.
+    body = with_tensor(data=nest(["a" * 20_000] + ["b"] * 20_000))
+    tracemalloc.start()
+    with pytest.raises(MalformedError, match="something else"):
+        parse(body)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 30 * 2**20
 
 
 JSON_VALUES = st.recursive(

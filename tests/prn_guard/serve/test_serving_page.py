@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+from prn_guard.serve.metrics import Metrics
 from prn_guard.serve.settings import ServeSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_settings_is_complete_and_has_the_defaults():
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.MULTILINE)
+    table = PAGE[PAGE.index("## Settings") :]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE)
     fields = ServeSettings.model_fields
     assert [name for name, _ in rows] == list(fields)
     for name, text in rows:
@@ -20,6 +22,13 @@ def test_the_table_of_settings_is_complete_and_has_the_defaults():
             assert text == f"`{expected}`", name
         else:
             assert fields[name].is_required() or default is None, name
+
+
+def test_the_table_of_metrics_is_complete():
+    rows = re.findall(r"^\| `(prn_guard_\w+)` \| (\w+) \|", PAGE, re.MULTILINE)
+    rendered = Metrics(threshold=0.5, model="m").render().decode()
+    found = re.findall(r"^# TYPE (prn_guard_\w+) (\w+)$", rendered, re.MULTILINE)
+    assert rows == [(name, kind) for name, kind in found if not name.endswith("_created")]
 
 
 def test_the_statuses_are_those_of_the_errors():

@@ -87,7 +87,7 @@ def test_a_session_that_hangs_does_not_hold_the_server_forever(served_folder):
             assert engine.entered.acquire(timeout=PATIENCE)
             running.control.stop()
             answer = connection.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 50")
+            assert answer.startswith(b"HTTP/1.1 503")
         engine.let_go.set()
 
 

@@ -96,7 +96,9 @@ def test_a_quarantine_that_cannot_be_written_harms_no_request(served_folder, tmp
         for _ in range(3):
             assert running.ask("POST", INFER, infer_body(BRIGHT)).status == 200
         ends = time.monotonic() + PATIENCE
-        while not running.ask("GET", "/v2/health/ready").json["ready"]:
+        while counts(running, "quarantined_total") != {
+            'prn_guard_quarantined_total{kept="false"}': 3 * len(BRIGHT)
+        }:
             assert time.monotonic() < ends
 
 
