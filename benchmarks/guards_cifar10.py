@@ -73,6 +73,9 @@ def main(
         float | None,
         typer.Option(help="Of 255: only attack with everything known at this linf radius."),
     ] = None,
+    checks: Annotated[
+        bool, typer.Option(help="Masking checks, and curves over steps and radii: as long again.")
+    ] = True,
     cross_norm: Annotated[
         bool, typer.Option(help="Also try held-out perturbations of the other norm's bank.")
     ] = True,
@@ -95,6 +98,7 @@ def main(
                 judged=JUDGED,
                 steps=steps,
                 attacks=entries,
+                checks=checks,
                 radii=None if radius is None else (radius / 255,),
             )
             if radius is not None:
