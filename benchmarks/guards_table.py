@@ -22,7 +22,7 @@ def render(result: Mapping[str, Any]) -> str:
         DataError: the seeds of a kind of guard were measured with other attacks or pictures.
     """
     guards = _by_row(result["guards"])
-    parts = (_headline, _adaptive, _strength, _transfer, _baselines, _false_alarms, _note)
+    parts = (_headline, _adaptive, _each, _strength, _transfer, _baselines, _false_alarms, _note)
     return "\n".join([*(part(guards) for part in parts), _setting(result)])
 
 
@@ -99,8 +99,8 @@ def _adaptive(guards: Mapping[str, list[Guard]]) -> str:
     columns = ["guard", "ball", "accuracy under the worst", "which", "flagged"]
     return (
         "**The attacker knows everything**: target, rectifier, detector and threshold, and crafts "
-        "through them. The worst of those attacks and of the held-out perturbations, at the "
-        "guard's own radius of transfer and black-box attacks too.\n\n"
+        "through them. The worst of those attacks and of the held-out perturbations (and of "
+        "transfer and black-box attacks, where a table below names them).\n\n"
         + table([*columns, "if always rectified", "attacks", "steps", "n"], rows, left=2)
     )
 
@@ -126,6 +126,35 @@ def _studies(name: str, some: Sequence[Guard]) -> list[list[Mapping[str, Any]]]:
                 "sets of attacks, steps or pictures; expected one. Measure their seeds alike."
             )
     return list(by_radius.values())
+
+
+def _each(guards: Mapping[str, list[Guard]]) -> str:
+    rows = []
+    for name, some in guards.items():
+        for found in _studies(name, some):
+            threat = found[0]["threat_model"]
+            for attack in found[0]["attacks"]:
+                made = [one["attacks"][attack] for one in found]
+                course = (
+                    f"{look['step']}: {100 * look['guarded_accuracy']:.0f}"
+                    for look in made[0].get("curve", ())
+                )
+                rows.append(
+                    [
+                        name,
+                        ball_text(threat["norm"], threat["epsilon"]),
+                        attack,
+                        _cell([one[ACCURACY] for one in made]),
+                        _cell([one["perturbed_flagged_rate"] for one in made]),
+                        ", ".join(course),
+                    ]
+                )
+    columns = ["guard", "ball", "attack", "accuracy", "flagged"]
+    return (
+        "**Each of these attacks**, and its course: the accuracy after so many steps on pictures "
+        "of the attacker's own. The attacker keeps the step that did most harm.\n\n"
+        + table([*columns, "after so many steps, seed 0"], rows, left=3)
+    )
 
 
 def _strength(guards: Mapping[str, list[Guard]]) -> str:

@@ -79,6 +79,9 @@ def test_the_tables_show_what_was_measured_of_both_seeds(figures: dict[str, Any]
     assert own[3] == f"{first['attack']} / rectifier"
     assert own[6:] == ["2", "4", "40"]
     assert smaller[1] == f"linf {255 * SMALLER:g}/255"
+    each = _lines(text, "Each of these attacks")
+    assert [row[2] for row in each] == ["rectifier", "evade, weight 1"] * 2
+    assert each[0][5].startswith("0: ")
     perturbed = {row[1] for row in _lines(text, "Families held out")}
     assert perturbed == {"held-out, linf", "perlin, linf"}
     baselines = _lines(text, "Baselines")
