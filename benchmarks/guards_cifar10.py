@@ -73,6 +73,7 @@ def main(
         float | None,
         typer.Option(help="Of 255: only attack with everything known at this linf radius."),
     ] = None,
+    smaller: Annotated[bool, typer.Option(help="In linf also attack at 8/255.")] = True,
     checks: Annotated[
         bool, typer.Option(help="Masking checks, and curves over steps and radii: as long again.")
     ] = True,
@@ -99,7 +100,7 @@ def main(
                 steps=steps,
                 attacks=entries,
                 checks=checks,
-                radii=None if radius is None else (radius / 255,),
+                radii=_radii(ball, radius, smaller=smaller),
             )
             if radius is not None:
                 attacked(folder, classifier, ball, plan)
@@ -109,6 +110,13 @@ def main(
     if measure and radius is None:
         collect(classifier, RESULT, threads=threads)
         publish(PAGE, "guards_cifar10", render(read_json(RESULT)))
+
+
+def _radii(ball: Ball, radius: float | None, *, smaller: bool) -> tuple[float, ...] | None:
+    """Of the attacks with everything known; None leaves them to the measurement."""
+    if radius is not None:
+        return (radius / 255,)
+    return None if smaller else (ball.epsilon,)
 
 
 def _other(classifier: Classifier, ball: Ball) -> Tensor:
