@@ -1,7 +1,7 @@
 """Command that measures a guard in every way there is, and reports: assess."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -27,19 +27,9 @@ def assess(
             "--perturbations", help="File of perturbations made elsewhere; may be repeated."
         ),
     ] = None,
-    other_norm: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--other-norm",
-            help="File of perturbations bounded in the norm that is not the guard's; may be "
-            "repeated.",
-        ),
-    ] = None,
+    other_norm: options.OtherNormOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Of each attack that knows the guard.")] = 1000,
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="That attacks differentiate in; guards are judged in float32."),
-    ] = "float32",
+    precision: options.AttackPrecisionOption = "float32",
     crafting_images: Annotated[
         str | None, typer.Option(help="Pictures of the attackers; the guard's training pictures.")
     ] = None,

@@ -1,7 +1,7 @@
 """Commands that judge a guard by the strongest attacker: attack-guard."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -24,10 +24,7 @@ def attack_guard(
         list[str] | None,
         typer.Option("--entries", help="Attack to make; may be repeated; all without it."),
     ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="That attacks differentiate in; guards are judged in float32."),
-    ] = "float32",
+    precision: options.AttackPrecisionOption = "float32",
     checks: Annotated[
         bool, typer.Option(help="Masking checks, and curves over steps and epsilon.")
     ] = True,

@@ -74,6 +74,19 @@ DeviceOption = Annotated[
 RestartOption = Annotated[
     bool, typer.Option("--restart", help="Throw away what an earlier run left at --out.")
 ]
+AttackPrecisionOption = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        "--precision", help="That attacks differentiate in; guards are judged in float32."
+    ),
+]
+OtherNormOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--other-norm",
+        help="File of perturbations bounded in the norm that is not the guard's; may be repeated.",
+    ),
+]
 PerturbationScaleOption = Annotated[
     Literal["1", "255"] | None,
     typer.Option("--perturbation-scale", help="The pixels it is for: [0, 1] or 0..255."),

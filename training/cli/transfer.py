@@ -34,14 +34,7 @@ def transfer(
             help="File of perturbations made elsewhere, as on another network; may be repeated.",
         ),
     ] = None,
-    other_norm: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--other-norm",
-            help="File of perturbations bounded in the norm that is not the guard's; may be "
-            "repeated.",
-        ),
-    ] = None,
+    other_norm: options.OtherNormOption = None,
     crafting_images: Annotated[
         str | None, typer.Option(help="Pictures to craft on; the guard's training pictures.")
     ] = None,
