@@ -42,7 +42,7 @@ def _own(model: onnx.ModelProto, layout: str = "nchw") -> InputTensor:
 @functools.cache
 def _front(dtype: str = "uint8", layout: str = "nchw") -> onnx.ModelProto:
     rectifier = build_rectifier(
-        RectifierSpec(channels=3, factor=2, width=4, blocks=1),
+        RectifierSpec(channels=3, factor=2, width=4, blocks=1, levels=2),
         generator=torch.Generator().manual_seed(0),
     )
     with torch.no_grad():

@@ -59,11 +59,30 @@ def _layer(features: Array, weights: Weights, name: str) -> Array:
     return convolve(features, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def _blocks(features: Array, weights: Weights) -> Array:
-    for number in range(sum(name.endswith("first.bias") for name in weights)):
-        inner = np.maximum(_layer(features, weights, f"blocks.{number}.first"), 0)
-        features = np.maximum(features + _layer(inner, weights, f"blocks.{number}.second"), 0)
+def _pointwise(features: Array, weights: Weights, name: str) -> Array:
+    """A kernel of one pixel; one of more stands for that many channels after space-to-depth."""
+    kernel, bias = np.asarray(weights[f"{name}.weight"]), np.asarray(weights[f"{name}.bias"])
+    mapped = np.einsum("oc,bchw->bohw", kernel.reshape(len(kernel), -1), features)
+    return np.asarray(mapped + bias[:, None, None], np.float64)
+
+
+def _blocks(features: Array, weights: Weights, path: str = "") -> Array:
+    own = f"{path}blocks."
+    for number in range(sum(name.startswith(own) for name in weights) // 4):
+        inner = np.maximum(_layer(features, weights, f"{own}{number}.first"), 0)
+        features = np.maximum(features + _layer(inner, weights, f"{own}{number}.second"), 0)
     return features
+
+
+def _coarser(features: Array, weights: Weights, path: str) -> Array:
+    coarse = np.maximum(_pointwise(space_to_depth(features, 2), weights, f"{path}down"), 0)
+    if f"{path}context.weight" in weights:
+        means = coarse.mean(axis=(2, 3), keepdims=True)
+        coarse = coarse + _pointwise(means, weights, f"{path}context")
+    else:
+        coarse = _coarser(coarse, weights, f"{path}coarser.")
+    up = _pointwise(_blocks(coarse, weights, path), weights, f"{path}up")
+    return np.maximum(features + depth_to_space(up, 2), 0)
 
 
 def paper(images: ArrayLike, weights: Weights) -> Array:
@@ -73,13 +92,16 @@ def paper(images: ArrayLike, weights: Weights) -> Array:
     return np.clip(_layer(squeezed, weights, "exit"), 0, 1)
 
 
-def compact(images: ArrayLike, weights: Weights, *, factor: int) -> Array:
+def compact(images: ArrayLike, weights: Weights, *, factor: int, levels: int = 1) -> Array:
     """`clip(x + g(x))`, g at 1/factor of the resolution of the picture padded with zeros."""
     pixels = np.asarray(images, dtype=np.float64)
     height, width = pixels.shape[2:]
-    below, right = -height % factor, -width % factor
+    multiple = factor * 2 ** (levels - 1)
+    below, right = -height % multiple, -width % multiple
     folded = space_to_depth(np.pad(pixels, ((0, 0), (0, 0), (0, below), (0, right))), factor)
     kernel = rearranged_kernel(weights["entry.weight"], factor)
-    entered = np.maximum(convolve(folded, kernel, weights["entry.bias"]), 0)
-    residual = depth_to_space(_layer(_blocks(entered, weights), weights, "exit"), factor)
+    features = np.maximum(convolve(folded, kernel, weights["entry.bias"]), 0)
+    if levels > 1:
+        features = _coarser(features, weights, "coarser.")
+    residual = depth_to_space(_layer(_blocks(features, weights), weights, "exit"), factor)
     return np.clip(pixels + residual[:, :, :height, :width], 0, 1)

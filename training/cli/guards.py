@@ -36,7 +36,13 @@ def fit(
         int | None, typer.Option(min=1, help="Of compact: its resolution is 1 / FACTOR.")
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Of compact: channels.")] = None,
-    blocks: Annotated[int | None, typer.Option(min=1, help="Of compact: residual blocks.")] = None,
+    blocks: Annotated[
+        int | None, typer.Option(min=1, help="Of compact: residual blocks of each level.")
+    ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of compact: resolutions, each half of the last, twice as wide."),
+    ] = None,
     recipe: Annotated[
         Literal["default", "paper"],
         typer.Option(help="Of the rectifier's training: ours, or as published."),
@@ -106,6 +112,7 @@ def fit(
             factor=factor,
             width=width,
             blocks=blocks,
+            levels=levels,
             recipe=recipe,
             precision=precision,
             device=device,

@@ -49,7 +49,8 @@ class FitOptions:
     factor: int | None = None
     width: int | None = None
     blocks: int | None = None
-    """These three shape `compact`; None takes what goes with the size of the pictures."""
+    levels: int | None = None
+    """These four shape `compact`; None takes what goes with the size of the pictures."""
     recipe: RecipeName = "default"
     precision: Precision = "float32"
     """Both of the rectifier's training."""
@@ -158,7 +159,7 @@ class FitRequest:
             InvalidArgumentError: a shape was asked for that `compact` does not have, or for the
                 paper's network, which has one alone.
         """
-        spec, given = self.loaded.target.spec, self._given("factor", "width", "blocks")
+        spec, given = self.loaded.target.spec, self._given("factor", "width", "blocks", "levels")
         if self.options.architecture == "paper":
             if given:
                 raise InvalidArgumentError(

@@ -177,10 +177,10 @@ def test_figures_on_the_training_pictures_are_not_fitted_for(work: Workplace) ->
 
 def test_the_rectifier_follows_the_request(work: Workplace) -> None:
     assert work.request(architecture="paper").rectifier().architecture == "paper"
-    usual = RectifierSpec(channels=1, factor=1, width=12, blocks=3)
+    usual = RectifierSpec(channels=1, factor=1, width=12, blocks=1, levels=3)
     assert work.request().rectifier() == usual
-    shaped = work.request(factor=2, width=7, blocks=1).rectifier()
-    assert shaped == usual.model_copy(update={"factor": 2, "width": 7, "blocks": 1})
+    shaped = work.request(factor=2, width=7, blocks=2, levels=1).rectifier()
+    assert shaped == usual.model_copy(update={"factor": 2, "width": 7, "blocks": 2, "levels": 1})
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_rectifier_follows_the_request(work: Workplace) -> None:
     [
         ({"factor": 9}, "factor is 9; Input should be less than or equal to 8"),
         ({"width": 0}, "width is 0"),
-        ({"architecture": "paper", "blocks": 2}, "blocks .* was given, .* has one shape"),
+        ({"architecture": "paper", "levels": 2}, "levels .* was given, .* has one shape"),
     ],
 )
 def test_a_rectifier_that_cannot_be_built_is_refused(
