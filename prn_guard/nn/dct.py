@@ -3,8 +3,10 @@
 Source: PRN paper, section 4.3: `F = log|DCT2(gray(x - R(x)))|`. The transform is the orthonormal
 DCT-II; gray by the ITU-R 601 weights. Departures: a floor is added inside the logarithm, so that
 coefficients of exactly zero have a finite feature; `log_energy` reads all channels, because a
-perturbation whose gray cancels is invisible to the paper's feature, and sums energies before the
-logarithm, because a logarithm of each coefficient weighs what is hardly there like what is large.
+perturbation whose gray cancels is invisible to the paper's feature, and transforms small blocks.
+What is removed from a clean picture lies along its edges; a universal perturbation is everywhere,
+also where the picture is flat. The mean over blocks of logarithms tells one from the other, where
+the spectrum of the whole picture, which sums over places first, cannot.
 """
 
 import math
@@ -28,6 +30,26 @@ def dct_matrix(size: int) -> Tensor:
     return matrix.float()
 
 
+def block_edges(size: int, side: int) -> tuple[int, ...]:
+    """Where blocks of `side` begin that cover `size`; the last ones overlap where they must."""
+    return tuple(min(begin, size - side) for begin in range(0, size, side))
+
+
+def block_dct_matrix(size: int, side: int) -> Tensor:
+    """The orthonormal DCT-II of each block of `side`, `(blocks * side, size)`, block after block."""
+    begins, block = block_edges(size, side), dct_matrix(side)
+    matrix = torch.zeros(len(begins), side, size)
+    for number, begin in enumerate(begins):
+        matrix[number, :, begin : begin + side] = block
+    return matrix.flatten(0, 1)
+
+
+def block_mean_matrix(size: int, side: int) -> Tensor:
+    """The mean over blocks of each frequency, `(side, blocks * side)`."""
+    count = len(block_edges(size, side))
+    return torch.eye(side).repeat(1, count) / count
+
+
 def gray(images: Tensor) -> Tensor:
     """`(B, H, W)` luminance of `(B, 1 or 3, H, W)` images or differences of images."""
     if images.shape[1] == 1:
@@ -49,18 +71,18 @@ def log_dct(difference: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def log_energy(
-    difference: Tensor, rows: Tensor, columns: Tensor, row_bands: Tensor, column_bands: Tensor
+    difference: Tensor, rows: Tensor, columns: Tensor, row_means: Tensor, column_means: Tensor
 ) -> Tensor:
-    """Half the logarithm of the mean energy of all channels in each frequency band: `(B, V, U)`.
+    """The mean over blocks of half the logarithm of the energy of all channels: `(B, V, U)`.
 
     Args:
         difference: `x - R(x)`, `(B, C, H, W)` float32 in [-1, 1].
-        rows: `dct_matrix(H)`.
-        columns: `dct_matrix(W)`.
-        row_bands: averages over V vertical bands, `(V, H)`.
-        column_bands: averages over U horizontal bands, `(U, W)`.
+        rows: `block_dct_matrix(H, V)`.
+        columns: `block_dct_matrix(W, U)`.
+        row_means: `block_mean_matrix(H, V)`.
+        column_means: `block_mean_matrix(W, U)`.
     """
     squares = (rows @ difference @ columns.T).square()
     # Not `mean`: ReduceMean takes its axes in another form below opset 18, ReduceSum does not.
     energies = squares.sum(dim=1) / squares.shape[1]
-    return 0.5 * torch.log(row_bands @ energies @ column_bands.T + LOG_FLOOR**2)
+    return row_means @ (0.5 * torch.log(energies + LOG_FLOOR**2)) @ column_means.T

@@ -3,7 +3,7 @@
 Source: PRN paper, section 4.3: an SVM on `log|DCT2(gray(x - R(x)))|`. Departures: the SVM is linear
 by default, because a kernel SVM on the whole plane would put hundreds of megabytes of support
 vectors into the graph; the radial basis function (`rbf`) takes averages over frequency bands, and a
-bounded number of support vectors; `energy` takes the energies of all channels in frequency bands.
+bounded number of support vectors; `energy` takes the energies of all channels in small blocks.
 Features are standardised, larger planes are pooled, and the threshold is calibrated for a stated
 false-positive rate instead of standing at the SVM's zero.
 """
@@ -15,11 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from prn_guard.errors import InvalidArgumentError
-from prn_guard.nn.dct import dct_matrix, log_dct, log_energy
+from prn_guard.nn.dct import (
+    block_dct_matrix,
+    block_mean_matrix,
+    dct_matrix,
+    log_dct,
+    log_energy,
+)
 from prn_guard.nn.frequency_bands import (
     averaging_matrix,
     cell_edges,
-    even_edges,
     octave_edges,
 )
 
@@ -32,8 +37,11 @@ FULL_PLANE: Final = 32
 """Feature planes are pooled down to about this many cells a side."""
 BANDS: Final = 10
 """A side, so that there are 100 features; fewer where a side has fewer frequencies."""
-ENERGY_BANDS: Final = 8
-"""A side: 64 features, so few that no combination of small changes adds up to a large one."""
+SMALL_BLOCK: Final = 2
+LARGE_BLOCK: Final = 8
+"""Sides of the blocks of `energy`, up to 64 pixels and above. So few features, 4 and 64, that no
+combination of small changes adds up to a large one; so small blocks that some are flat."""
+LARGE_PICTURE: Final = 64
 SUPPORT_VECTORS: Final = 1000
 """At most: with 100 features each and their coefficients, 0.4 MB of the graph and 0.1 MMAC."""
 
@@ -52,7 +60,7 @@ class DetectorSpec(BaseModel):
     pool: int = Field(default=1, ge=1)
     """Side of the averaged cell of `plane`; 1 keeps the whole plane."""
     bands: int = Field(default=BANDS, ge=1, le=32)
-    """Of `bands` and `energy`, a side."""
+    """A side: of `bands` in the whole plane, of `energy` in each block, which has as many pixels."""
     support_vectors: int = Field(default=SUPPORT_VECTORS, ge=2, le=10_000)
     """Of `rbf`: how many there are; before a fit, how many there may be."""
 
@@ -91,7 +99,9 @@ def detector_spec(
             "A detector of kernel 'rbf' was asked for on the features 'plane'; expected 'bands', "
             "because each of its support vectors would be a whole plane."
         )
-    bands = ENERGY_BANDS if form == "energy" else BANDS
+    bands = BANDS
+    if form == "energy":
+        bands = SMALL_BLOCK if max(height, width) <= LARGE_PICTURE else LARGE_BLOCK
     return DetectorSpec(kernel=kernel, features=form, pool=pool_for(height, width), bands=bands)
 
 
@@ -113,7 +123,15 @@ class LogDctFeatures(nn.Module):
 
     def __init__(self, height: int, width: int, edges: Edges | None) -> None:
         super().__init__()
-        self.count = _register_matrices(self, height, width, edges)
+        bands: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.count = height * width
+        if edges is not None:
+            self.count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
+            bands = averaging_matrix(edges[0], height), averaging_matrix(edges[1], width)
+        self.register_buffer("rows", dct_matrix(height), persistent=False)
+        self.register_buffer("columns", dct_matrix(width), persistent=False)
+        self.register_buffer("row_bands", bands[0], persistent=False)
+        self.register_buffer("column_bands", bands[1], persistent=False)
 
     def forward(self, difference: Tensor) -> Tensor:
         """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
@@ -125,45 +143,35 @@ class LogDctFeatures(nn.Module):
 
 @final
 class LogEnergyFeatures(nn.Module):
-    """The logarithm of the energy that was removed in each frequency band, all channels together.
+    """The logarithm of the energy that was removed at each frequency of small blocks, on average.
 
     Args:
         height: rows of the pictures.
         width: columns of the pictures.
-        bands: a side, of equal width; fewer where a side has fewer frequencies.
+        side: pixels of a block; fewer where the picture has fewer.
     """
 
     rows: Tensor
     columns: Tensor
-    row_bands: Tensor
-    column_bands: Tensor
+    row_means: Tensor
+    column_means: Tensor
 
-    def __init__(self, height: int, width: int, bands: int) -> None:
+    def __init__(self, height: int, width: int, side: int) -> None:
         super().__init__()
-        edges = even_edges(height, bands), even_edges(width, bands)
-        self.count = _register_matrices(self, height, width, edges)
+        sides = min(side, height), min(side, width)
+        self.count = sides[0] * sides[1]
+        for name, size, own in zip(("row", "column"), (height, width), sides, strict=True):
+            transform, means = block_dct_matrix(size, own), block_mean_matrix(size, own)
+            self.register_buffer(f"{name}s", transform, persistent=False)
+            self.register_buffer(f"{name}_means", means, persistent=False)
 
     def forward(self, difference: Tensor) -> Tensor:
         """`(B, count)` of `difference = x - R(x)`, `(B, C, H, W)` float32 in [-1, 1]."""
-        bands = log_energy(difference, self.rows, self.columns, self.row_bands, self.column_bands)
-        return bands.flatten(1)
+        means = self.row_means, self.column_means
+        return log_energy(difference, self.rows, self.columns, *means).flatten(1)
 
 
 Features = LogDctFeatures | LogEnergyFeatures
-
-
-def _register_matrices(module: nn.Module, height: int, width: int, edges: Edges | None) -> int:
-    """Give `module` the matrices of the transform and of its bands; returns the feature count."""
-    bands: tuple[Tensor | None, Tensor | None] = (None, None)
-    count = height * width
-    if edges is not None:
-        count = (len(edges[0]) - 1) * (len(edges[1]) - 1)
-        bands = averaging_matrix(edges[0], height), averaging_matrix(edges[1], width)
-    module.register_buffer("rows", dct_matrix(height), persistent=False)
-    module.register_buffer("columns", dct_matrix(width), persistent=False)
-    module.register_buffer("row_bands", bands[0], persistent=False)
-    module.register_buffer("column_bands", bands[1], persistent=False)
-    return count
 
 
 @final

@@ -9,7 +9,7 @@ spectra of natural pictures fall off as a power of the frequency (Field, "Relati
 statistics of natural images and the response properties of cortical cells", 1987), so that within
 such a band their logarithm varies by the same amount at every frequency. What a wide band hardly
 shows is a single sharp peak, such as a checkerboard's, because it is one of many logarithms in the
-mean; the whole plane shows it. The bands of `even_edges` are all as wide.
+mean; the whole plane shows it.
 """
 
 import itertools
@@ -26,12 +26,6 @@ def octave_edges(size: int, count: int) -> tuple[int, ...]:
     """
     count = min(count, size)
     return tuple(max(k, round((size + 1) ** (k / count) - 1)) for k in range(count + 1))
-
-
-def even_edges(size: int, count: int) -> tuple[int, ...]:
-    """Edges of `min(count, size)` bands of equal width, up to rounding, that cover 0..size-1."""
-    count = min(count, size)
-    return tuple(round(size * k / count) for k in range(count + 1))
 
 
 def cell_edges(size: int, side: int) -> tuple[int, ...]:

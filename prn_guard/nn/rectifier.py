@@ -92,16 +92,21 @@ class Coarser(nn.Module):
         self.up = nn.Conv2d(inner, 4 * width, 1)
         if self.context is not None:
             nn.init.zeros_(self.context.weight)
-            nn.init.zeros_(self.context.bias)
+            nn.init.zeros_(cast("Tensor", self.context.bias))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(B, width, H, W)` to the same shape; sides are multiples of `2 ** levels`."""
-        coarse = F.relu(self.down(features))
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The same shape as `features` `(B, width, H, W)`, and the coarsest's mean `(B, F, 1, 1)`.
+
+        Sides are multiples of `2 ** levels`.
+        """
+        coarse, mean = F.relu(self.down(features)), None
         if self.coarser is not None:
-            coarse = self.coarser(coarse)
+            coarse, mean = self.coarser(coarse)
         if self.context is not None:
-            coarse = coarse + self.context(F.avg_pool2d(coarse, coarse.shape[2:]))
-        return F.relu(features + F.pixel_shuffle(self.up(self.blocks(coarse)), 2))
+            coarse = coarse + self.context(_mean(coarse))
+        coarse = self.blocks(coarse)
+        finer = F.relu(features + F.pixel_shuffle(self.up(coarse), 2))
+        return finer, _mean(coarse) if mean is None else mean
 
 
 @final
@@ -112,6 +117,10 @@ class CompactRectifier(nn.Module):
     stride `factor`; written so, no channel order can go wrong at export. Pictures whose sides are
     no multiple of `factor * 2 ** (levels - 1)` are padded with zeros below and to the right, and
     cropped again.
+
+    Where there are coarser levels, what is removed is multiplied by one number in (0, 1) for each
+    picture, which the coarsest's mean tells: as good as nothing is to be removed where no
+    perturbation is, and that cannot be seen in one place.
 
     Args:
         channels: of the pictures.
@@ -130,6 +139,7 @@ class CompactRectifier(nn.Module):
         self.entry = nn.Conv2d(channels, width, 3 * factor, stride=factor, padding=factor)
         self.coarser = Coarser(width, blocks=blocks, levels=levels - 1) if levels > 1 else None
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.amount = _amount(width * 2 ** (levels - 1)) if levels > 1 else None
         self.exit = nn.Conv2d(width, channels * factor**2, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(cast("Tensor", self.exit.bias))
@@ -140,15 +150,33 @@ class CompactRectifier(nn.Module):
         below, right = -height % self.multiple, -width % self.multiple
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
         features = F.relu(self.entry(_like(padded, self.entry.weight)))
-        if self.coarser is not None:
-            features = self.coarser(features)
+        amount = None
+        if self.coarser is not None and self.amount is not None:
+            features, mean = self.coarser(features)
+            amount = self.amount(mean)
         residual = self.exit(self.blocks(features))
         if self.factor > 1:
             residual = F.pixel_shuffle(residual, self.factor)
         if below or right:
             residual = residual[:, :, :height, :width]
-        rectified: Tensor = images + residual.to(images.dtype)
+        residual = residual.to(images.dtype)
+        if amount is not None:
+            residual = amount.to(images.dtype).sigmoid() * residual
+        rectified: Tensor = images + residual
         return rectified.clamp(0.0, 1.0)
+
+
+def _amount(features: int) -> nn.Sequential:
+    """From a mean of features `(B, F, 1, 1)` to the logit of how much is removed."""
+    last = nn.Conv2d(features, 1, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.ones_(cast("Tensor", last.bias))
+    return nn.Sequential(nn.Conv2d(features, features, 1), nn.ReLU(), last)
+
+
+def _mean(features: Tensor) -> Tensor:
+    """Over each picture, `(B, F, 1, 1)`: as a pooling, which all opsets write alike."""
+    return F.avg_pool2d(features, features.shape[2:])
 
 
 def _like(images: Tensor, weight: Tensor) -> Tensor:

@@ -41,14 +41,20 @@ def band_features(difference: ArrayLike, edges: tuple[list[int], list[int]]) -> 
     return np.asarray(cells.reshape(len(plane), -1))
 
 
-def energy_features(difference: ArrayLike, edges: tuple[list[int], list[int]]) -> Array:
-    """Half the log of the mean energy in the products of the bands between `edges`: `(B, F)`."""
+def energy_features(difference: ArrayLike, side: int) -> Array:
+    """Half the log of the energy at each frequency of blocks, averaged over them: `(B, F)`."""
     pixels = np.asarray(difference, dtype=np.float64)
-    spectrum = scipy.fft.dctn(pixels, type=2, axes=(2, 3), norm="ortho")
-    rows, columns = edges
-    cells = [
-        (spectrum[:, :, top:bottom, left:right] ** 2).mean(axis=(1, 2, 3))
-        for top, bottom in itertools.pairwise(rows)
-        for left, right in itertools.pairwise(columns)
-    ]
-    return np.asarray(0.5 * np.log(np.stack(cells, axis=1) + FLOOR**2))
+    (high, tops), (wide, lefts) = (_blocks(size, side) for size in pixels.shape[2:])
+    logs = []
+    for top, left in itertools.product(tops, lefts):
+        block = pixels[:, :, top : top + high, left : left + wide]
+        spectrum = scipy.fft.dctn(block, type=2, axes=(2, 3), norm="ortho")
+        logs.append(0.5 * np.log((spectrum**2).mean(axis=1) + FLOOR**2))
+    return np.mean(logs, axis=0).reshape(len(pixels), -1)
+
+
+def _blocks(size: int, side: int) -> tuple[int, list[int]]:
+    """Their side, and where they begin; the last one ends where the picture does."""
+    side = min(side, size)
+    whole = [side * number for number in range(size // side)]
+    return side, whole if size % side == 0 else [*whole, size - side]

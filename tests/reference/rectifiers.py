@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import correlate2d
+from scipy.special import expit
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, ArrayLike]
@@ -74,15 +75,26 @@ def _blocks(features: Array, weights: Weights, path: str = "") -> Array:
     return features
 
 
-def _coarser(features: Array, weights: Weights, path: str) -> Array:
+def _mean(features: Array) -> Array:
+    return features.mean(axis=(2, 3), keepdims=True)
+
+
+def _coarser(features: Array, weights: Weights, path: str) -> tuple[Array, Array | None]:
+    """The features that coarser levels add to, and the coarsest's mean."""
     coarse = np.maximum(_pointwise(space_to_depth(features, 2), weights, f"{path}down"), 0)
+    mean = None
     if f"{path}context.weight" in weights:
-        means = coarse.mean(axis=(2, 3), keepdims=True)
-        coarse = coarse + _pointwise(means, weights, f"{path}context")
+        coarse = coarse + _pointwise(_mean(coarse), weights, f"{path}context")
     else:
-        coarse = _coarser(coarse, weights, f"{path}coarser.")
-    up = _pointwise(_blocks(coarse, weights, path), weights, f"{path}up")
-    return np.maximum(features + depth_to_space(up, 2), 0)
+        coarse, mean = _coarser(coarse, weights, f"{path}coarser.")
+    coarse = _blocks(coarse, weights, path)
+    up = depth_to_space(_pointwise(coarse, weights, f"{path}up"), 2)
+    return np.maximum(features + up, 0), _mean(coarse) if mean is None else mean
+
+
+def _amount(mean: Array, weights: Weights) -> Array:
+    hidden = np.maximum(_pointwise(mean, weights, "amount.0"), 0)
+    return np.asarray(expit(_pointwise(hidden, weights, "amount.2")))
 
 
 def paper(images: ArrayLike, weights: Weights) -> Array:
@@ -101,7 +113,9 @@ def compact(images: ArrayLike, weights: Weights, *, factor: int, levels: int = 1
     folded = space_to_depth(np.pad(pixels, ((0, 0), (0, 0), (0, below), (0, right))), factor)
     kernel = rearranged_kernel(weights["entry.weight"], factor)
     features = np.maximum(convolve(folded, kernel, weights["entry.bias"]), 0)
+    amount: float | Array = 1.0
     if levels > 1:
-        features = _coarser(features, weights, "coarser.")
-    residual = depth_to_space(_layer(_blocks(features, weights), weights, "exit"), factor)
+        features, mean = _coarser(features, weights, "coarser.")
+        amount = _amount(mean, weights)
+    residual = depth_to_space(_layer(_blocks(features, weights), weights, "exit"), factor) * amount
     return np.clip(pixels + residual[:, :, :height, :width], 0, 1)

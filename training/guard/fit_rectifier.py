@@ -15,6 +15,7 @@ from prn_guard.errors import DataError
 from training.attacks.norms import Norm
 from training.checkpoint import resume_training, save_training
 from training.datasets import Pictures
+from training.guard.aim import Aim
 from training.guard.held_perturbations import HeldPerturbations
 from training.guard.recipe import Recipe
 from training.guard.rectifier_batches import RectifierBatch, aimed_at, draw_batch
@@ -92,14 +93,15 @@ def _step(
     rate: float,
 ) -> float:
     """One step of the weights, and of the held perturbation that part of the batch is under."""
-    aimed = None
+    aim = None
     if held is not None:
-        aimed = held.at(iteration)
-        batch = aimed_at(batch, aimed[None], training.recipe.adversarial_share)
-    value = training.step(batch, rate=rate, held=aimed)
+        aim = Aim(perturbation=held.at(iteration), evades=held.evades(iteration))
+        share = training.recipe.adversarial_share
+        batch = aimed_at(batch, aim.perturbation[None], share)
+    value = training.step(batch, rate=rate, aim=aim)
     check_finite(value, iteration, training.recipe)
-    if held is not None and aimed is not None and aimed.grad is not None:
-        held.ascend(iteration, aimed.grad)
+    if held is not None and aim is not None and aim.perturbation.grad is not None:
+        held.ascend(iteration, aim.perturbation.grad)
     return value
 
 

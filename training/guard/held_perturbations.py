@@ -1,13 +1,14 @@
-"""Universal perturbations that are updated while the rectifier is trained against them.
+"""Universal perturbations that are updated while rectifier and detector are trained against them.
 
 Ours, after low-cost universal adversarial training (UAT paper, Algorithm 4), whose weights of a
-classifier are here those of the rectifier, with the target untouched: part of each mini-batch is
-under one of the held perturbations, and the gradient of the same backward pass moves it, by sign
-ascent, through rectifier and target. No paper trains a rectifier so.
+classifier are here those of rectifier and detector, with the target untouched: part of each
+mini-batch is under one of the held perturbations, which then steps along the gradient of what it is
+after. Half of them go through the rectifier; the others fool the bare target and stay below the
+detector's threshold, which is what a guard learns last. No paper trains a rectifier so.
 
-Each lives for `LIFE` updates whose steps shrink from two epsilons to a fiftieth, as those of a
-whole attack do, and then begins anew at random: perturbations that only drift are soon outrun by a
-rectifier that learns, and a fresh attack breaks what they no longer reach.
+Each lives for `LIFE` updates, along the sign of a running mean of gradients, with steps that shrink
+from half an epsilon to a twentieth, and then begins anew: perturbations that only drift are soon
+outrun by a rectifier that learns, and a fresh attack breaks what they no longer reach.
 """
 
 from typing import Final, final
@@ -15,12 +16,16 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from training.attacks.engine import Schedule
 from training.attacks.norms import Norm, project, random_start, steepest_direction
 from training.randomness import generator_for
 
-HELD: Final = 4
+HELD: Final = 8
 LIFE: Final = 60
+FIRST_STEP: Final = 0.5
+LAST_STEP: Final = 0.05
+"""In epsilons."""
+MOMENTUM: Final = 0.7
+"""Weight of the gradients before, beside that of the latest."""
 
 
 @final
@@ -47,28 +52,37 @@ class HeldPerturbations:
         device: torch.device,
     ) -> None:
         self._shape, self._norm, self._epsilon, self._seed = shape, norm, epsilon, seed
-        self._schedule = Schedule(steps=LIFE)
         if kept is None:
-            kept = torch.stack([self._start(number) for number in range(HELD)])
-        self._all = kept.to(device)
+            starts = torch.stack([self._start(number) for number in range(HELD)])
+            kept = torch.stack([starts, torch.zeros_like(starts)])
+        self._all, self._means = kept.to(device)
 
     @property
     def state(self) -> Tensor:
-        """All of them, `(HELD, C, H, W)`."""
-        return self._all
+        """All of them and the running means of their gradients, `(2, HELD, C, H, W)`."""
+        return torch.stack([self._all, self._means])
 
     def at(self, iteration: int) -> Tensor:
         """The perturbation `(C, H, W)` of an iteration, to be differentiated by."""
         return self._all[iteration % HELD].clone().requires_grad_()
+
+    @staticmethod
+    def evades(iteration: int) -> bool:
+        """Whether that of an iteration is to stay below the detector's threshold."""
+        return iteration % 2 == 1
 
     def ascend(self, iteration: int, gradient: Tensor) -> None:
         """Move the perturbation of `iteration` along `gradient` `(C, H, W)`, or begin it anew."""
         place, age = iteration % HELD, iteration // HELD % LIFE
         if age == LIFE - 1:
             self._all[place] = self._start(iteration + HELD).to(self._all.device)
+            self._means[place] = 0
             return
-        step = self._schedule.size(age, self._epsilon)
-        moved = self._all[place] + step * steepest_direction(gradient, self._norm)
+        # Of one scale, so that no mini-batch outweighs those before.
+        latest = gradient / gradient.abs().mean().clamp(min=1e-12)
+        self._means[place].lerp_(latest, 1 - MOMENTUM)
+        step = self._epsilon * FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (age / LIFE)
+        moved = self._all[place] + step * steepest_direction(self._means[place], self._norm)
         self._all[place] = project(moved, self._norm, self._epsilon)
 
     def _start(self, number: int) -> Tensor:

@@ -11,7 +11,9 @@ guard (`training.guard.alternation`): small changes in a thousand coefficients o
 perturbation that is removed all the same.
 
 Features are standardised by running means, not by those of the mini-batch, so that a picture's
-score does not depend on its neighbours and several processes compute the same.
+score does not depend on its neighbours and several processes compute the same. The threshold that a
+guard would have now is followed too, because perturbations are moved to stay below it
+(`training.guard.held_perturbations`).
 """
 
 import math
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prn_guard.nn.detector import Detector, DetectorSpec, build_detector, detector_spec
+from training.guard.fit_detector import FALSE_POSITIVE_RATE
 from training.processes import Processes
 
 MOMENTUM: Final = 0.05
@@ -29,8 +32,10 @@ MOMENTUM: Final = 0.05
 CLEAN_WEIGHT: Final = 2.0
 """Of a clean picture beside a perturbed one: false alarms are what the threshold forbids."""
 SMALLEST_SCALE: Final = 1e-3
-FIRST_WEIGHT: Final = 0.05
-"""Of every feature, before any is known."""
+FIRST_WEIGHTS: Final = 3.0
+"""Of all features together, before any is known."""
+THRESHOLD_STEP: Final = 2.0
+"""Of the threshold, in scores, for each share of clean pictures flagged beyond the wanted one."""
 RATE_FACTOR: Final = 5.0
 """Of the detector's learning rate, beside the rectifier's: it has a few dozen weights."""
 
@@ -47,24 +52,30 @@ class JointDetector(nn.Module):
     Args:
         height: rows of the pictures.
         width: columns of the pictures.
+        false_positive_rate: share of clean pictures above the threshold that is followed.
     """
 
     means: Tensor
     squares: Tensor
     seen: Tensor
+    threshold: Tensor
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(
+        self, height: int, width: int, *, false_positive_rate: float = FALSE_POSITIVE_RATE
+    ) -> None:
         super().__init__()
         self._size = height, width
+        self._false_positive_rate = false_positive_rate
         detector = build_detector(joint_spec(height, width), height, width)
         self.features = detector.features
         count = detector.features.count
-        first = math.log(math.expm1(FIRST_WEIGHT))
+        first = math.log(math.expm1(FIRST_WEIGHTS / count))
         self.free = nn.Parameter(torch.full((count,), first))
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("means", torch.zeros(count))
         self.register_buffer("squares", torch.ones(count))
         self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("threshold", torch.zeros(()))
 
     def forward(self, difference: Tensor) -> Tensor:
         """Scores `(B,)` of `difference = x - R(x)`, `(B, C, H, W)` float32."""
@@ -88,6 +99,23 @@ class JointDetector(nn.Module):
         self.means.lerp_(mean, share)
         self.squares.lerp_(square, share)
         self.seen.fill_(1.0)
+
+    @torch.no_grad()
+    def watch(self, scores: Tensor, is_perturbed: Tensor, together: Processes) -> None:
+        """Move the threshold to where the wanted share of clean pictures is flagged.
+
+        Source: Robbins and Monro 1951: the quantile is approached step by step.
+
+        Args:
+            scores: of this process's share of a mini-batch, `(B,)`.
+            is_perturbed: which of them are no clean pictures, `(B,)` bool.
+            together: the processes.
+        """
+        flagged = (scores.detach() > self.threshold) & ~is_perturbed
+        counts = torch.stack([flagged.sum(), (~is_perturbed).sum()]).to(scores.dtype)
+        together.average([counts])
+        beyond = counts[0] - self._false_positive_rate * counts[1]
+        self.threshold.add_(THRESHOLD_STEP * beyond / counts[1].clamp(min=1 / together.count))
 
     @torch.no_grad()
     def detector(self) -> Detector:

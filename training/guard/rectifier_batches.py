@@ -28,6 +28,8 @@ class RectifierBatch:
     """What the rectifier is given, `(B, C, H, W)` in [0, 1]: clean, or under a perturbation."""
     is_perturbed: Tensor
     """Which of `seen` are perturbed, `(B,)` bool."""
+    is_aimed: Tensor
+    """Which of those are under perturbations that are aimed at the guard, `(B,)` bool."""
 
     def part(self, together: Processes) -> "RectifierBatch":
         """The pictures of this process."""
@@ -35,6 +37,7 @@ class RectifierBatch:
             clean=together.own(self.clean),
             seen=together.own(self.seen),
             is_perturbed=together.own(self.is_perturbed),
+            is_aimed=together.own(self.is_aimed),
         )
 
 
@@ -71,7 +74,13 @@ def draw_batch(
         added = bank[chosen]
     seen = clean.clone()
     seen[is_perturbed] = perturb(clean[is_perturbed], added)
-    return RectifierBatch(clean=clean, seen=seen, is_perturbed=is_perturbed.to(clean.device))
+    is_perturbed = is_perturbed.to(clean.device)
+    return RectifierBatch(
+        clean=clean,
+        seen=seen,
+        is_perturbed=is_perturbed,
+        is_aimed=torch.zeros_like(is_perturbed),
+    )
 
 
 def aimed_at(batch: RectifierBatch, added: Tensor, share: float) -> RectifierBatch:
@@ -86,9 +95,13 @@ def aimed_at(batch: RectifierBatch, added: Tensor, share: float) -> RectifierBat
     count = round(share * len(batch.clean))
     turns = torch.arange(count, device=added.device) % len(added)
     seen = torch.cat([perturb(batch.clean[:count], added[turns]), batch.seen[count:]])
-    is_perturbed = batch.is_perturbed.clone()
-    is_perturbed[:count] = True
-    return RectifierBatch(clean=batch.clean, seen=seen, is_perturbed=is_perturbed)
+    is_aimed = torch.arange(len(seen), device=seen.device) < count
+    return RectifierBatch(
+        clean=batch.clean,
+        seen=seen,
+        is_perturbed=batch.is_perturbed | is_aimed,
+        is_aimed=is_aimed,
+    )
 
 
 def perturb_half(

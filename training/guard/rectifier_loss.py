@@ -11,6 +11,9 @@ reads what is removed. In bfloat16 the target's own label is that of its bfloat1
 each value.
 """
 
+from dataclasses import dataclass
+from typing import final
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +25,21 @@ from training.guard.rectifier_batches import RectifierBatch
 from training.processes import Processes
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class RectifierLoss:
+    """The loss of a mini-batch and what it was made of, differentiable all of it."""
+
+    mean: Tensor
+    """Of all terms, `()` float32: what is descended."""
+    labels: Tensor
+    """The target's own of the clean pictures, `(B,)` int64."""
+    logits: Tensor
+    """Of the rectified pictures, `(B, K)` float32."""
+    scores: Tensor | None
+    """Of the joint detector, `(B,)` float32."""
+
+
 def rectifier_loss(
     rectifier: nn.Module,
     target: Target,
@@ -30,16 +48,16 @@ def rectifier_loss(
     recipe: Recipe,
     joint: JointDetector | None = None,
     together: Processes | None = None,
-) -> Tensor:
-    """The loss `()` float32 of a mini-batch, differentiable by the rectifier's weights and `seen`.
+) -> RectifierLoss:
+    """The loss of a mini-batch, differentiable by the rectifier's weights and `seen`.
 
     Args:
         rectifier: maps `(B, C, H, W)` in [0, 1] to the same.
         target: the frozen classifier.
         batch: clean pictures, and what is seen of them.
         recipe: precision, and weights of the terms.
-        joint: the detector that is trained too; its running means follow the mini-batch.
-        together: the processes whose means they are; None is this one alone.
+        joint: the detector that is trained too; its running figures follow the mini-batch.
+        together: the processes whose figures they are; None is this one alone.
     """
     with torch.autocast(
         batch.seen.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"
@@ -48,18 +66,28 @@ def rectifier_loss(
             clean_logits = target(batch.clean).float()
         rectified = rectifier(batch.seen)
         logits = target(rectified)
-    logits = logits.float()
-    loss = F.cross_entropy(logits, clean_logits.argmax(dim=1))
+    logits, labels = logits.float(), clean_logits.argmax(dim=1)
+    loss = F.cross_entropy(logits, labels)
     if recipe.clean_divergence:
         loss = loss + recipe.clean_divergence * divergence(logits, clean_logits)
     if recipe.pixels:
         loss = loss + recipe.pixels * squared_change(rectified.float(), batch.clean).mean()
+    scores = None
     if joint is not None:
-        features = joint.features(batch.seen - rectified.float())
-        joint.follow(features, together or Processes())
-        found = detection_loss(joint.score(features), batch.is_perturbed)
-        loss = loss + recipe.detection * found
-    return loss
+        scores = _scored(joint, batch, rectified.float(), together or Processes())
+        loss = loss + recipe.detection * detection_loss(scores, batch.is_perturbed)
+    return RectifierLoss(mean=loss, labels=labels, logits=logits, scores=scores)
+
+
+def _scored(
+    joint: JointDetector, batch: RectifierBatch, rectified: Tensor, together: Processes
+) -> Tensor:
+    """Scores `(B,)` after the running figures of the detector have followed the mini-batch."""
+    features = joint.features(batch.seen - rectified)
+    joint.follow(features, together)
+    scores = joint.score(features)
+    joint.watch(scores, batch.is_perturbed, together)
+    return scores
 
 
 def divergence(logits: Tensor, clean_logits: Tensor) -> Tensor:

@@ -66,7 +66,10 @@ def train(request: FitRequest, splits: Splits, out: Path, together: Processes) -
     rectifier = build_rectifier(
         request.rectifier(), generator=generator_for(request.options.seed, "weights")
     ).to(device)
-    joint = JointDetector(height, width).to(device) if recipe.detection else None
+    joint = None
+    if recipe.detection:
+        rate = request.options.false_positive_rate
+        joint = JointDetector(height, width, false_positive_rate=rate).to(device)
     if not together.leader_says((out / layout.RECTIFIER).exists()):
         training = RectifierTraining(
             rectifier, request.loaded.target, recipe=recipe, joint=joint, together=together

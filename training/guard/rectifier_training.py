@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_guard.nn.target import Target
+from training.guard.aim import Aim
 from training.guard.joint_detector import RATE_FACTOR, JointDetector
 from training.guard.recipe import Recipe
 from training.guard.rectifier_batches import RectifierBatch
@@ -57,16 +58,16 @@ class RectifierTraining:
             betas=(0.9, 0.999),
         )
 
-    def step(self, batch: RectifierBatch, *, rate: float, held: Tensor | None = None) -> float:
+    def step(self, batch: RectifierBatch, *, rate: float, aim: Aim | None = None) -> float:
         """Descend the loss of a mini-batch, and return it.
 
         Args:
             batch: of all processes.
             rate: the learning rate.
-            held: what `batch.seen` was made of and whose gradient is wanted too, averaged over the
-                processes, as `held.grad`.
+            aim: the perturbation that part of `batch` is under, where the gradient of what it is
+                after is wanted too, averaged over the processes.
         """
-        own = batch.part(self.together)
+        own, precision = batch.part(self.together), self.recipe.precision
         loss = rectifier_loss(
             self.rectifier,
             self.target,
@@ -76,8 +77,13 @@ class RectifierTraining:
             together=self.together,
         )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        value = self._averaged(loss, held)
+        if aim is not None:
+            objective = aim.objective(
+                loss, own, target=self.target, joint=self.joint, precision=precision
+            )
+            aim.differentiate(objective)
+        loss.mean.backward(inputs=[*self.trained.parameters()])  # type: ignore[no-untyped-call]
+        value = self._averaged(loss.mean, None if aim is None else aim.perturbation)
         if value < float("inf"):
             self._descend(rate)
         return value

@@ -183,31 +183,48 @@ def test_cells_larger_than_the_pictures_are_refused() -> None:
         build_detector(DetectorSpec(pool=9), 8, 12)
 
 
-EVEN = {
-    5: [0, 1, 2, 3, 4, 5],
-    10: [0, 1, 2, 4, 5, 6, 8, 9, 10],
-    12: [0, 2, 3, 4, 6, 8, 9, 10, 12],
-    32: [0, 4, 8, 12, 16, 20, 24, 28, 32],
-}
-
-
-@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 12, 10), (3, 10, 32), (3, 5, 12)])
-def test_energies_are_means_over_even_bands_of_all_channels(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [((1, 12, 12), 2), ((3, 12, 10), 8), ((3, 11, 32), 2), ((3, 5, 12), 8), ((1, 17, 9), 4)],
+)
+def test_energies_are_means_of_logarithms_over_blocks(
+    shape: tuple[int, int, int], side: int
+) -> None:
     channels, height, width = shape
     differences = _differences(4, channels=channels, height=height, width=width)
     differences[0] = 0
-    detector = build_detector(detector_spec(height, width, features="energy"), height, width)
-    assert detector.spec == DetectorSpec(features="energy", bands=8)
+    detector = build_detector(DetectorSpec(features="energy", bands=side), height, width)
     result = detector.features(differences)
-    expected = reference.energy_features(differences, (EVEN[height], EVEN[width]))
+    expected = reference.energy_features(differences, side)
     assert_close(result, expected, LOG_FEATURE)
-    assert detector.features.count == result.shape[1] == expected.shape[1]
+    assert detector.features.count == result.shape[1] == min(side, height) * min(side, width)
     assert_close(result[0], np.log(1e-3), LOG_FEATURE)
+
+
+def test_small_pictures_are_looked_at_in_smaller_blocks() -> None:
+    assert detector_spec(32, 64, features="energy") == DetectorSpec(features="energy", bands=2)
+    large = detector_spec(64, 65, features="energy")
+    assert (large.features, large.bands) == ("energy", 8)
+
+
+@pytest.mark.parametrize("side", [2, 8])
+def test_energy_in_one_place_moves_them_less_than_the_same_everywhere(side: int) -> None:
+    """An edge against a universal perturbation: the spectrum of the whole cannot tell them apart."""
+    everywhere = 0.04 * torch.ones(1, 3, 32, 32)
+    everywhere[..., ::2] *= -1
+    here = torch.zeros(1, 3, 32, 32)
+    here[..., :8, :8] = 4 * everywhere[..., :8, :8]
+    assert_close(here.square().sum(), everywhere.square().sum(), SCORE)
+    features = build_detector(DetectorSpec(features="energy", bands=side), 32, 32).features
+    nothing, local, spread = (
+        features(one).sum() for one in (torch.zeros(1, 3, 32, 32), here, everywhere)
+    )
+    assert float(spread - nothing) > 8 * float(local - nothing) > 0
 
 
 def test_energies_do_not_depend_on_sign_or_order_of_channels() -> None:
     differences = _differences(4)
-    features = build_detector(DetectorSpec(features="energy", bands=8), 12, 10).features
+    features = build_detector(DetectorSpec(features="energy", bands=2), 12, 10).features
     expected = features(differences)
     assert_close(features(-differences), expected, LOG_FEATURE)
     assert_close(features(differences[:, [2, 0, 1]]), expected, LOG_FEATURE)
@@ -215,7 +232,7 @@ def test_energies_do_not_depend_on_sign_or_order_of_channels() -> None:
 
 def test_the_gradient_of_an_energy_is_finite_where_nothing_is_removed() -> None:
     differences = torch.zeros(1, 3, 12, 10, requires_grad=True)
-    features = build_detector(DetectorSpec(features="energy", bands=8), 12, 10).features
+    features = build_detector(DetectorSpec(features="energy", bands=2), 12, 10).features
     features(differences).sum().backward()
     assert differences.grad is not None
     assert not differences.grad.any()
@@ -223,4 +240,4 @@ def test_the_gradient_of_an_energy_is_finite_where_nothing_is_removed() -> None:
 
 def test_a_radial_basis_of_energies_may_be_asked_for() -> None:
     spec = detector_spec(12, 10, kernel="rbf", features="energy")
-    assert (spec.kernel, spec.features, spec.bands) == ("rbf", "energy", 8)
+    assert (spec.kernel, spec.features, spec.bands) == ("rbf", "energy", 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prn_guard.nn.frequency_bands import averaging_matrix, cell_edges, even_edges, octave_edges
+from prn_guard.nn.frequency_bands import averaging_matrix, cell_edges, octave_edges
 from tests.tolerances import ORTHONORMAL, assert_close
 
 SIDES = (1, 2, 7, 8, 9, 28, 32, 37, 53, 96, 224, 227, 331)
@@ -54,29 +54,3 @@ def test_a_row_of_the_matrix_is_a_mean(size: int) -> None:
     values = np.random.default_rng(0).uniform(-1, 1, size)
     means = [values[begin:end].mean() for begin, end in itertools.pairwise(edges)]
     assert_close(matrix @ torch.from_numpy(values).float(), means, ORTHONORMAL)
-
-
-@pytest.mark.parametrize(
-    ("size", "edges"),
-    [
-        (5, (0, 1, 2, 3, 4, 5)),
-        (8, (0, 1, 2, 3, 4, 5, 6, 7, 8)),
-        (10, (0, 1, 2, 4, 5, 6, 8, 9, 10)),
-        (12, (0, 2, 3, 4, 6, 8, 9, 10, 12)),
-        (32, (0, 4, 8, 12, 16, 20, 24, 28, 32)),
-        (224, (0, 28, 56, 84, 112, 140, 168, 196, 224)),
-    ],
-)
-def test_eight_even_bands_of_usual_sides(size: int, edges: tuple[int, ...]) -> None:
-    assert even_edges(size, 8) == edges
-
-
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("count", [1, 2, 8, 10, 32])
-def test_even_bands_cover_every_frequency_once_and_are_as_wide(size: int, count: int) -> None:
-    edges = even_edges(size, count)
-    widths = np.diff(edges)
-    assert (edges[0], edges[-1], len(widths)) == (0, size, min(count, size))
-    assert widths.min() >= 1
-    assert np.abs(widths - size / len(widths)).max() < 1
-    assert (averaging_matrix(edges, size) > 0).sum(dim=0).tolist() == [1] * size

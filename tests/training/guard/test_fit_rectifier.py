@@ -21,6 +21,7 @@ from training.attacks.fooling import fooling_rate, predict
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import ArrayPictures, Pictures
 from training.guard.fit_rectifier import OnIteration, fit_rectifier
+from training.guard.aim import Aim
 from training.guard.held_perturbations import HELD, HeldPerturbations
 from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
@@ -260,21 +261,23 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_is_not_kept(tmp_path: P
     assert not path.exists()
 
 
-def test_what_is_held_climbs_the_loss_of_the_mini_batch_that_was_under_it(
+def test_what_is_held_climbs_along_the_gradient_of_the_mini_batch_that_was_under_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     aimed: list[tuple[Tensor, Tensor]] = []
     climbed: list[tuple[int, Tensor, Tensor]] = []
     step, ascend = RectifierTraining.step, HeldPerturbations.ascend
 
-    def stepped(training: RectifierTraining, *given: Any, held: Tensor, **rest: Any) -> float:
-        value = step(training, *given, held=held, **rest)
+    def stepped(training: RectifierTraining, *given: Any, aim: Aim, **rest: Any) -> float:
+        value = step(training, *given, aim=aim, **rest)
+        held = aim.perturbation
         assert held.grad is not None
+        assert aim.evades == (len(aimed) % 2 == 1)
         aimed.append((held.detach().clone(), held.grad.clone()))
         return value
 
     def climbs(held: HeldPerturbations, iteration: int, gradient: Tensor) -> None:
-        climbed.append((iteration, held.state[iteration % HELD].clone(), gradient.clone()))
+        climbed.append((iteration, held.state[0, iteration % HELD].clone(), gradient.clone()))
         ascend(held, iteration, gradient)
 
     monkeypatch.setattr(RectifierTraining, "step", stepped)

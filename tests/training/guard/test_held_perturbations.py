@@ -6,9 +6,8 @@ from torch import Tensor
 
 from tests.tolerances import BALL, WALK, assert_close
 from tests.training.small import SHAPE
-from training.attacks.engine import Schedule
 from training.attacks.norms import Norm, norm_of
-from training.guard.held_perturbations import HELD, LIFE, HeldPerturbations
+from training.guard.held_perturbations import HELD, LIFE, MOMENTUM, HeldPerturbations
 
 EPSILON = 0.1
 CPU = torch.device("cpu")
@@ -28,59 +27,68 @@ def _run(held: HeldPerturbations, begin: int, end: int, *, steady: bool = False)
 
 
 def test_they_begin_at_different_places_in_the_ball() -> None:
-    state = _held().state
+    state, means = _held().state
     assert state.shape == (HELD, *SHAPE)
+    assert not means.any()
     assert float(state.abs().max()) <= EPSILON
     assert len(torch.unique(state.flatten(1), dim=0)) == HELD
-    assert torch.equal(_held().state, state)
-    assert not torch.equal(_held(seed=1).state, state)
-    assert_close(norm_of(_held("l2").state, "l2"), [EPSILON] * HELD, BALL)
+    assert torch.equal(_held().state[0], state)
+    assert not torch.equal(_held(seed=1).state[0], state)
+    assert_close(norm_of(_held("l2").state[0], "l2"), [EPSILON] * HELD, BALL)
 
 
 def test_each_iteration_takes_the_next_and_moves_that_one_alone() -> None:
     held = _held()
     for iteration in range(2 * HELD + 1):
-        before = held.state.clone()
+        before = held.state[0]
         taken = held.at(iteration)
         assert taken.requires_grad
         assert torch.equal(taken.detach(), before[iteration % HELD])
         held.ascend(iteration, _gradient(iteration))
         assert torch.equal(taken.detach(), before[iteration % HELD])  # a copy
-        moved = [not torch.equal(*pair) for pair in zip(held.state, before, strict=True)]
+        moved = [not torch.equal(*pair) for pair in zip(held.state[0], before, strict=True)]
         assert moved == [place == iteration % HELD for place in range(HELD)]
 
 
+def test_every_other_one_evades() -> None:
+    for iteration in range(2 * HELD):
+        assert _held().evades(iteration) == (iteration % HELD % 2 == 1)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_steps_are_those_of_an_attack_of_that_many_and_stay_in_the_ball(norm: Norm) -> None:
-    held, schedule = _held(norm), Schedule(steps=LIFE)
+def test_steps_follow_the_running_mean_of_gradients_and_stay_in_the_ball(norm: Norm) -> None:
+    """Half an epsilon at first, a tenth of that at last; no gradient counts by its size."""
+    held = _held(norm)
+    means = torch.zeros(HELD, *SHAPE, dtype=torch.float64)
     for age in range(LIFE - 1):
         for place in range(HELD):
             iteration = age * HELD + place
-            before, gradient = held.state[place].clone().double(), _gradient(iteration).double()
-            held.ascend(iteration, gradient.float())
-            size = schedule.size(age, EPSILON)
+            before, gradient = held.state[0, place].double(), _gradient(iteration).double()
+            held.ascend(iteration, (1 + iteration % 7) * gradient.float())
+            latest = gradient / gradient.abs().mean()
+            means[place] = MOMENTUM * means[place] + (1 - MOMENTUM) * latest
+            size = 0.5 * EPSILON * 0.1 ** (age / LIFE)
             if norm == "linf":
-                expected = (before + size * gradient.sign()).clamp(-EPSILON, EPSILON)
+                expected = (before + size * means[place].sign()).clamp(-EPSILON, EPSILON)
             else:
-                moved = before + size * gradient / gradient.norm()
+                moved = before + size * means[place] / means[place].norm()
                 expected = moved * min(1.0, EPSILON / float(moved.norm()))
-            assert_close(held.state[place], expected, WALK)
-        assert float(norm_of(held.state, norm).max()) <= EPSILON + BALL.absolute
-    assert schedule.size(0, EPSILON) == 2 * EPSILON
-    assert schedule.size(LIFE - 2, EPSILON) < 0.025 * EPSILON
+            assert_close(held.state[0, place], expected, WALK)
+        assert float(norm_of(held.state[0], norm).max()) <= EPSILON + BALL.absolute
 
 
 def test_each_begins_anew_after_its_life_elsewhere_every_time() -> None:
     held = _held()
-    starts = [held.state.clone()]
+    starts = [held.state[0]]
     for life in range(3):
         first = life * LIFE * HELD
         _run(held, first, first + (LIFE - 1) * HELD, steady=True)
         corners = EPSILON * torch.stack([_gradient(place) for place in range(HELD)]).sign()
-        assert_close(held.state, corners, BALL)
+        assert_close(held.state[0], corners, BALL)
         _run(held, first + (LIFE - 1) * HELD, first + LIFE * HELD)
-        assert float((held.state == corners).double().mean()) < 0.01
-        starts.append(held.state.clone())
+        assert float((held.state[0] == corners).double().mean()) < 0.01
+        assert not held.state[1].any()
+        starts.append(held.state[0])
     everywhere = torch.cat(starts).flatten(1)
     assert len(torch.unique(everywhere, dim=0)) == 4 * HELD
     assert float(everywhere.abs().max()) <= EPSILON

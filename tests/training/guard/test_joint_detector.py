@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from prn_guard.nn.detector import DetectorSpec, build_detector
@@ -12,7 +13,7 @@ from training.guard.joint_detector import JointDetector, detection_loss, joint_s
 from training.processes import Processes
 
 HEIGHT, WIDTH = 12, 10
-EDGES = ([0, 2, 3, 4, 6, 8, 9, 10, 12], [0, 1, 2, 4, 5, 6, 8, 9, 10])
+BLOCK = 2
 
 
 def _differences(count: int, *, seed: int, size: float = 0.05) -> Tensor:
@@ -36,8 +37,8 @@ def _trained(*, seed: int = 0) -> JointDetector:
 @torch.no_grad()
 def test_scores_are_those_of_float64() -> None:
     joint, differences = _trained(), _differences(9, seed=7)
-    features = dct.energy_features(differences, EDGES)
-    assert joint.free.shape == (64,)
+    features = dct.energy_features(differences, BLOCK)
+    assert joint.free.shape == (BLOCK**2,)
     found = joint(differences)
     known = (joint.means.numpy(), joint.squares.numpy(), joint.free.numpy())
     assert_close(found, joint_detector.scores(features, *known, -0.7), JOINT_SCORE)
@@ -50,11 +51,26 @@ def test_running_means_follow_each_mini_batch_by_a_twentieth() -> None:
     for number, size in enumerate((0.05, 0.002, 0.3)):
         differences = _differences(16, seed=number, size=size)
         joint.follow(joint.features(differences), Processes())
-        seen.append(dct.energy_features(differences, EDGES))
+        seen.append(dct.energy_features(differences, BLOCK))
         means, squares = joint_detector.running_means(seen)
         assert_close(joint.means, means, RUNNING_MEAN)
         assert_close(joint.squares, squares, RUNNING_MEAN)
     assert not joint.means.requires_grad
+
+
+def test_the_threshold_goes_to_where_the_wanted_share_of_clean_pictures_is_flagged() -> None:
+    joint, generator = JointDetector(HEIGHT, WIDTH, false_positive_rate=0.1), torch.Generator()
+    generator.manual_seed(4)
+    for _ in range(600):
+        scores, is_perturbed = torch.randn(64, generator=generator), torch.rand(64, generator=generator) < 0.5
+        joint.watch(scores + 50 * is_perturbed, is_perturbed, Processes())
+    assert abs(float(joint.threshold) - norm.ppf(0.9)) < 0.3
+
+
+def test_the_threshold_stands_where_no_picture_is_clean() -> None:
+    joint = JointDetector(HEIGHT, WIDTH)
+    joint.watch(torch.ones(5), torch.ones(5, dtype=torch.bool), Processes())
+    assert joint.threshold == 0
 
 
 def test_a_score_moves_no_mean_and_knows_no_neighbours() -> None:
@@ -71,7 +87,7 @@ def test_a_score_moves_no_mean_and_knows_no_neighbours() -> None:
 def test_its_copy_scores_the_same_and_is_apart_from_it() -> None:
     joint, differences = _trained(), _differences(9, seed=7)
     copy = joint.detector()
-    assert copy.spec == joint_spec(HEIGHT, WIDTH) == DetectorSpec(features="energy", bands=8)
+    assert copy.spec == joint_spec(HEIGHT, WIDTH) == DetectorSpec(features="energy", bands=BLOCK)
     expected = joint(differences)
     assert_close(copy(differences), expected, JOINT_SCORE)
     assert not list(copy.parameters())

@@ -98,6 +98,8 @@ def test_the_first_pictures_are_put_under_other_perturbations_in_turn(
         expected = (batch.clean[place] + added[place % 3]).clamp(0, 1)
         assert torch.equal(aimed.seen[place], expected)
     assert aimed.is_perturbed[:count].all()
+    assert aimed.is_aimed.tolist() == [place < count for place in range(10)]
+    assert not batch.is_aimed.any()
     assert torch.equal(aimed.seen[count:], batch.seen[count:])
     assert torch.equal(aimed.is_perturbed[count:], batch.is_perturbed[count:])
     assert torch.equal(aimed.clean, batch.clean)

@@ -11,7 +11,8 @@ from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from tests.reference import dct, joint_detector, losses
 from tests.tolerances import BFLOAT16, JOINT_SCORE, LOSS, RUNNING_MEAN, assert_close
 from tests.training.small import SHAPE, everything, pictures, trained_target
-from training.guard.joint_detector import JointDetector
+from training.guard.fit_detector import FALSE_POSITIVE_RATE
+from training.guard.joint_detector import THRESHOLD_STEP, JointDetector
 from training.guard.recipe import Precision, Recipe
 from training.guard.rectifier_batches import RectifierBatch
 from training.guard.rectifier_loss import rectifier_loss
@@ -38,7 +39,12 @@ def _batch() -> RectifierBatch:
     generator = torch.Generator().manual_seed(1)
     is_perturbed = torch.rand(COUNT, generator=generator) < 0.5
     added = 0.2 * torch.randn(SHAPE, generator=generator).sign() * is_perturbed[:, None, None, None]
-    return RectifierBatch(clean=clean, seen=(clean + added).clamp(0, 1), is_perturbed=is_perturbed)
+    return RectifierBatch(
+        clean=clean,
+        seen=(clean + added).clamp(0, 1),
+        is_perturbed=is_perturbed,
+        is_aimed=torch.zeros_like(is_perturbed),
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,13 +56,16 @@ def test_the_loss_is_the_references(divergence: float, pixels: float) -> None:
     with torch.no_grad():
         rectified = rectifier(batch.seen)
         clean, logits = target(batch.clean).double().numpy(), target(rectified).double().numpy()
-        found = rectifier_loss(rectifier, target, batch, recipe=recipe)
+        loss = rectifier_loss(rectifier, target, batch, recipe=recipe)
     expected = losses.cross_entropy(logits, clean.argmax(axis=1)).mean()
     wanted, given = log_softmax(clean, axis=1), log_softmax(logits, axis=1)
     expected += divergence * (np.exp(wanted) * (wanted - given)).sum(axis=1).mean()
     changes = (rectified - batch.clean).double().square().mean(dim=(1, 2, 3))
     expected += pixels * float(changes.mean())
-    assert_close(found, expected, LOSS)
+    assert_close(loss.mean, expected, LOSS)
+    assert torch.equal(loss.labels, torch.as_tensor(clean.argmax(axis=1)))
+    assert_close(loss.logits, logits, LOSS)
+    assert loss.scores is None
     assert float(changes.max()) > 1e-3
 
 
@@ -67,7 +76,7 @@ def test_gradients_reach_the_weights_and_what_is_seen_but_not_the_target(
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
     seen = batch.seen.clone().requires_grad_()
     recipe = replace(PLAIN, precision=precision, pixels=1.0, clean_divergence=1.0)
-    loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe)
+    loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe).mean
     assert loss.dtype == torch.float32
     loss.backward()
     assert seen.grad is not None
@@ -80,7 +89,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone() -> None:
     found = [
         rectifier_loss(
             _rectifier(), trained_target(), _batch(), recipe=replace(PLAIN, precision=precision)
-        ).detach()
+        ).mean.detach()
         for precision in ("float32", "bfloat16")
     ]
     assert found[0] != found[1]
@@ -93,7 +102,7 @@ def test_the_mean_over_the_parts_is_the_loss_of_the_whole() -> None:
     parts = [batch.part(Processes(rank, 2)) for rank in (0, 1)]
     with torch.no_grad():
         whole, *halves = (
-            rectifier_loss(rectifier, target, one, recipe=recipe) for one in (batch, *parts)
+            rectifier_loss(rectifier, target, one, recipe=recipe).mean for one in (batch, *parts)
         )
     assert_close(sum(halves) / 2, whole, LOSS)
 
@@ -109,12 +118,11 @@ def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
     joint.follow(joint.features(other), ALONE)
     expected_means = [joint.means.clone(), joint.squares.clone()]
     with torch.no_grad():
-        bare = rectifier_loss(rectifier, target, batch, recipe=recipe)
+        bare = rectifier_loss(rectifier, target, batch, recipe=recipe).mean
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             rectified = rectifier(batch.seen).float()
-        found = rectifier_loss(rectifier, target, batch, recipe=recipe, joint=joint)
-    edges = [0, 2, 3, 4, 6, 8, 9, 10, 12]
-    features = dct.energy_features(batch.seen - rectified, (edges, edges))
+        loss = rectifier_loss(rectifier, target, batch, recipe=recipe, joint=joint)
+    features = dct.energy_features(batch.seen - rectified, 2)
     means, squares = (
         0.95 * old.double().numpy() + 0.05 * new
         for old, new in zip(
@@ -125,7 +133,10 @@ def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
     assert_close(joint.squares, squares, RUNNING_MEAN)
     scores = joint_detector.scores(features, means, squares, joint.free.detach().numpy(), 0.0)
     expected = joint_detector.detection_loss(scores, batch.is_perturbed.numpy())
-    assert_close(found - bare, 3.0 * expected, JOINT_SCORE)
+    assert_close(loss.mean - bare, 3.0 * expected, JOINT_SCORE)
+    assert_close(loss.scores, scores, JOINT_SCORE)
+    flagged = float((scores[~batch.is_perturbed.numpy()] > 0).mean())
+    assert_close(joint.threshold, THRESHOLD_STEP * (flagged - FALSE_POSITIVE_RATE), LOSS)
 
 
 def test_the_detectors_loss_teaches_detector_rectifier_and_what_is_seen() -> None:
@@ -136,7 +147,7 @@ def test_the_detectors_loss_teaches_detector_rectifier_and_what_is_seen() -> Non
         recipe = replace(PLAIN, detection=detection)
         loss = rectifier_loss(
             rectifier, trained_target(), replace(batch, seen=seen), recipe=recipe, joint=joint
-        )
+        ).mean
         leaves = (joint.free, rectifier.exit.weight, seen)
         grads.append(torch.autograd.grad(loss, leaves))
     assert not grads[0][0].any()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prn_guard.errors import InvalidArgumentError
@@ -12,6 +12,7 @@ from prn_guard.nn.rectifier import RectifierSpec, build_rectifier
 from prn_guard.nn.target import state_digest
 from tests.tolerances import DIFFERENCE_QUOTIENT, UNIT_VECTOR, WEIGHT_STEPS, assert_close
 from tests.training.small import SHAPE, everything, pictures, trained_target
+from training.guard.aim import Aim
 from training.guard.joint_detector import RATE_FACTOR, JointDetector
 from training.guard.recipe import Recipe
 from training.guard.rectifier_batches import RectifierBatch, aimed_at
@@ -33,31 +34,55 @@ def _training(recipe: Recipe = RECIPE) -> RectifierTraining:
 
 def _clean() -> RectifierBatch:
     images = everything(pictures(8, seed=5))
-    return RectifierBatch(clean=images, seen=images, is_perturbed=torch.zeros(8, dtype=torch.bool))
+    none = torch.zeros(8, dtype=torch.bool)
+    return RectifierBatch(clean=images, seen=images, is_perturbed=none, is_aimed=none)
 
 
-def _held(seed: int = 1) -> torch.Tensor:
+def _held(seed: int = 1) -> Tensor:
     return 0.1 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_gradient_of_a_held_perturbation_is_that_through_rectifier_and_target() -> None:
-    """Composed by hand of both; it is not that through the target alone."""
-    training = _training(replace(RECIPE, detection=0.0, pixels=0.0))
-    images, held = _clean().clean, _held().requires_grad_()
-    labels = training.target(images).argmax(dim=1)
-
-    def loss(added: torch.Tensor) -> torch.Tensor:
-        under = torch.cat([(images[:4] + added).clamp(0, 1), images[4:]])
-        return F.cross_entropy(training.target(training.rectifier(under)), labels)
-
-    by_hand = torch.autograd.grad(loss(held), held)[0]
-    unrectified = torch.cat([(images[:4] + held).clamp(0, 1), images[4:]])
-    around = torch.autograd.grad(F.cross_entropy(training.target(unrectified), labels), held)[0]
-    value = training.step(aimed_at(_clean(), held[None], SHARE), rate=0.0, held=held)
+@pytest.mark.parametrize("evades", [False, True])
+def test_the_gradient_of_a_held_perturbation_is_that_of_what_it_is_after(*, evades: bool) -> None:
+    """Composed by hand, of the aimed pictures alone; the two aims differ."""
+    training = _training()
+    assert training.joint is not None
+    training.joint.seen.fill_(1.0)
+    training.joint.threshold.fill_(0.4)
+    images, found = _clean().clean, []
+    labels = training.target(images[:4]).argmax(dim=1)
+    held = _held().requires_grad_()
+    batch = aimed_at(_clean(), held[None], SHARE)
+    training.step(batch, rate=0.0, aim=Aim(perturbation=held, evades=evades))
+    # By hand afterwards, with the detector's running figures and threshold as the step left them.
+    for other in (evades, not evades):
+        leaf = held.detach().clone().requires_grad_()
+        found.append(torch.autograd.grad(_after(training, images[:4], labels, leaf, other), leaf)[0])
     assert held.grad is not None
-    assert_close(held.grad, by_hand, DIFFERENCE_QUOTIENT)
-    assert_close(value, loss(held).detach(), DIFFERENCE_QUOTIENT)
-    assert float(F.cosine_similarity(held.grad.flatten(), around.flatten(), dim=0)) < 0.99
+    assert_close(held.grad, found[0], DIFFERENCE_QUOTIENT)
+    assert float(F.cosine_similarity(held.grad.flatten(), found[1].flatten(), dim=0)) < 0.99
+
+
+def _after(
+    training: RectifierTraining, images: Tensor, labels: Tensor, held: Tensor, evades: bool
+) -> Tensor:
+    seen = (images + held).clamp(0, 1)
+    rectified = training.rectifier(seen)
+    if not evades:
+        return F.cross_entropy(training.target(rectified), labels, reduction="sum")
+    excess = training.joint(seen - rectified) - training.joint.threshold
+    return F.cross_entropy(training.target(seen), labels, reduction="sum") - F.softplus(excess).sum()
+
+
+def test_without_a_detector_every_held_perturbation_goes_through_the_rectifier() -> None:
+    training, grads = _training(replace(RECIPE, detection=0.0)), []
+    for evades in (False, True):
+        held = _held().requires_grad_()
+        batch = aimed_at(_clean(), held[None], SHARE)
+        training.step(batch, rate=0.0, aim=Aim(perturbation=held, evades=evades))
+        grads.append(held.grad)
+    assert torch.equal(*grads)
+    assert grads[0].any()
 
 
 def test_one_step_is_adams_and_the_detector_goes_faster() -> None:
@@ -79,7 +104,8 @@ def test_rectifier_and_detector_are_clipped_as_one_and_the_held_one_is_not() -> 
     gradients = []
     for training in (free, clipped):
         held = _held().requires_grad_()
-        training.step(aimed_at(_clean(), held[None], SHARE), rate=0.0, held=held)
+        batch = aimed_at(_clean(), held[None], SHARE)
+        training.step(batch, rate=0.0, aim=Aim(perturbation=held, evades=False))
         whole = [weight.grad.flatten() for weight in training.trained.parameters()]
         gradients.append((torch.cat(whole), held.grad))
     (all_free, held_free), (all_clipped, held_clipped) = gradients
