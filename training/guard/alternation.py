@@ -34,8 +34,8 @@ from training.randomness import generator_for
 
 RATE_SHARE: Final = 0.5
 """Of the recipe's learning rate."""
-COOLING: Final = 6
-PATIENCE: Final = 8
+COOLING: Final = 3
+PATIENCE: Final = 3
 LEAST_GAIN: Final = 0.005
 OLDEST_WEIGHT: Final = 0.3
 """Of the first perturbation found, beside 1 of the last."""

@@ -27,7 +27,7 @@ from training.randomness import generator_for
 
 PER_ROUND: Final = 4
 FROM_THE_BANK: Final = 3
-BATCH: Final = 32
+BATCH: Final = 64
 LENGTHS: Final = (1.0, 2.0, 0.5)
 """Of the attacks of successive rounds, in the steps of the recipe."""
 JUDGED_AT_ONCE: Final = 250

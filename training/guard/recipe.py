@@ -120,15 +120,15 @@ class Recipe:
 
 RECIPES: Final[dict[RecipeName, Recipe]] = {
     "default": Recipe(
-        epochs=3,
+        epochs=7,
         learning_rate=0.004,
         batch_size=128,
         mirrored=True,
         augmented=True,
-        pixels=100.0,
+        pixels=3000.0,
         detection=1.0,
-        adversarial_share=0.4,
-        rounds=30,
+        adversarial_share=0.5,
+        rounds=9,
         largest_gradient=1.0,
     ),
     "paper": Recipe(epochs=5, learning_rate=0.01, decay=0.9),
