@@ -109,7 +109,7 @@ def render(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
     note = (
         f"Medians over n pairs on {result['hardware']}; {versions}. The rectifiers: `compact` "
-        "(the default at this size: a quarter of the resolution, width 32, 3 blocks) and `paper`. "
+        "(the default at this size: a quarter of the resolution, width 32, 3 levels) and `paper`. "
         "The aim is one for the default in onnxruntime."
     )
     return f"{table(COLUMNS, rows, left=3)}\n{note}\n"

@@ -36,7 +36,7 @@ def block_edges(size: int, side: int) -> tuple[int, ...]:
 
 
 def block_dct_matrix(size: int, side: int) -> Tensor:
-    """The orthonormal DCT-II of each block of `side`, `(blocks * side, size)`, block after block."""
+    """The orthonormal DCT-II of each block of `side`, one after the other, `(N * side, size)`."""
     begins, block = block_edges(size, side), dct_matrix(side)
     matrix = torch.zeros(len(begins), side, size)
     for number, begin in enumerate(begins):

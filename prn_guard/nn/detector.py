@@ -60,7 +60,7 @@ class DetectorSpec(BaseModel):
     pool: int = Field(default=1, ge=1)
     """Side of the averaged cell of `plane`; 1 keeps the whole plane."""
     bands: int = Field(default=BANDS, ge=1, le=32)
-    """A side: of `bands` in the whole plane, of `energy` in each block, which has as many pixels."""
+    """A side: of `bands` in the plane, of `energy` in each block, which has as many pixels."""
     support_vectors: int = Field(default=SUPPORT_VECTORS, ge=2, le=10_000)
     """Of `rbf`: how many there are; before a fit, how many there may be."""
 

@@ -34,7 +34,7 @@ class RectifierSpec(BaseModel):
     width: int = Field(default=24, ge=1, le=512)
     blocks: int = Field(default=4, ge=1, le=32)
     levels: int = Field(default=1, ge=1, le=6)
-    """Resolutions of `compact`, each half of the last at twice the width; 1 has the finest alone."""
+    """Resolutions of `compact`: each is half of the last, at twice the width."""
 
 
 @final

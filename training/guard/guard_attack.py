@@ -4,8 +4,8 @@ Each round takes four: three stay under the threshold and fool the bare target (
 what a guard learns last; the fourth goes through both branches, or through the rectifier alone.
 Every third begins at a perturbation of the bank, the others at random. Rounds differ in the length
 of their attacks: a guard of ResNet-20 that had met attacks of 90 steps alone kept 94 % of the
-labels under another of 90, and 41 % under one of 150. Mini-batches are small, because many
-perturbations teach more than strong ones.
+labels under another of 90, and 41 % under one of 150; and one that had met mini-batches of 32 kept
+87 % under others, and 52 % under 200 steps in mini-batches of 64.
 """
 
 from dataclasses import dataclass

@@ -209,7 +209,7 @@ def test_small_pictures_are_looked_at_in_smaller_blocks() -> None:
 
 @pytest.mark.parametrize("side", [2, 8])
 def test_energy_in_one_place_moves_them_less_than_the_same_everywhere(side: int) -> None:
-    """An edge against a universal perturbation: the spectrum of the whole cannot tell them apart."""
+    """An edge, and a perturbation: the spectrum of the whole picture cannot tell them apart."""
     everywhere = 0.04 * torch.ones(1, 3, 32, 32)
     everywhere[..., ::2] *= -1
     here = torch.zeros(1, 3, 32, 32)

@@ -20,8 +20,8 @@ from tests.training.small import SHAPE, everything, pictures, trained_target
 from training.attacks.fooling import fooling_rate, predict
 from training.attacks.stochastic_gradient import stochastic_gradient_uap
 from training.datasets import ArrayPictures, Pictures
-from training.guard.fit_rectifier import OnIteration, fit_rectifier
 from training.guard.aim import Aim
+from training.guard.fit_rectifier import OnIteration, fit_rectifier
 from training.guard.held_perturbations import HELD, HeldPerturbations
 from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe

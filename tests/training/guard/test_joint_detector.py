@@ -62,7 +62,8 @@ def test_the_threshold_goes_to_where_the_wanted_share_of_clean_pictures_is_flagg
     joint, generator = JointDetector(HEIGHT, WIDTH, false_positive_rate=0.1), torch.Generator()
     generator.manual_seed(4)
     for _ in range(600):
-        scores, is_perturbed = torch.randn(64, generator=generator), torch.rand(64, generator=generator) < 0.5
+        scores = torch.randn(64, generator=generator)
+        is_perturbed = torch.rand(64, generator=generator) < 0.5
         joint.watch(scores + 50 * is_perturbed, is_perturbed, Processes())
     assert abs(float(joint.threshold) - norm.ppf(0.9)) < 0.3
 

@@ -57,21 +57,24 @@ def test_the_gradient_of_a_held_perturbation_is_that_of_what_it_is_after(*, evad
     # By hand afterwards, with the detector's running figures and threshold as the step left them.
     for other in (evades, not evades):
         leaf = held.detach().clone().requires_grad_()
-        found.append(torch.autograd.grad(_after(training, images[:4], labels, leaf, other), leaf)[0])
+        after = _after(training, images[:4], labels, leaf, evades=other)
+        found.append(torch.autograd.grad(after, leaf)[0])
     assert held.grad is not None
     assert_close(held.grad, found[0], DIFFERENCE_QUOTIENT)
     assert float(F.cosine_similarity(held.grad.flatten(), found[1].flatten(), dim=0)) < 0.99
 
 
 def _after(
-    training: RectifierTraining, images: Tensor, labels: Tensor, held: Tensor, evades: bool
+    training: RectifierTraining, images: Tensor, labels: Tensor, held: Tensor, *, evades: bool
 ) -> Tensor:
+    """The sum over pictures of what a perturbation is after."""
     seen = (images + held).clamp(0, 1)
     rectified = training.rectifier(seen)
     if not evades:
         return F.cross_entropy(training.target(rectified), labels, reduction="sum")
     excess = training.joint(seen - rectified) - training.joint.threshold
-    return F.cross_entropy(training.target(seen), labels, reduction="sum") - F.softplus(excess).sum()
+    fooled = F.cross_entropy(training.target(seen), labels, reduction="sum")
+    return fooled - F.softplus(excess).sum()
 
 
 def test_without_a_detector_every_held_perturbation_goes_through_the_rectifier() -> None:
