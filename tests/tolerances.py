@@ -143,7 +143,9 @@ SHARED_OUT_COUNTS = Tolerance(
     0.0, 0.051, "four of 80 pictures at the boundary of a label or a flag"
 )
 JOINT_SCORE = Tolerance(
-    1e-4, 1e-3, "a weighted sum of 64 float32 log energies, divided by deviations of 0.1 or more"
+    1e-4,
+    1e-3,
+    "a sum of up to 64 weighted float32 log energies over deviations of 0.1 or more",
 )
 RUNNING_MEAN = Tolerance(
     1e-5, 1e-5, "float32 means of log energies and their squares, up to 50, over a few updates"

@@ -30,14 +30,14 @@ def dct_matrix(size: int) -> Tensor:
     return matrix.float()
 
 
-def block_edges(size: int, side: int) -> tuple[int, ...]:
-    """Where blocks of `side` begin that cover `size`; the last ones overlap where they must."""
+def block_begins(size: int, side: int) -> tuple[int, ...]:
+    """Where blocks of `side` begin that cover `size`; the last one overlaps where it must."""
     return tuple(min(begin, size - side) for begin in range(0, size, side))
 
 
 def block_dct_matrix(size: int, side: int) -> Tensor:
     """The orthonormal DCT-II of each block of `side`, one after the other, `(N * side, size)`."""
-    begins, block = block_edges(size, side), dct_matrix(side)
+    begins, block = block_begins(size, side), dct_matrix(side)
     matrix = torch.zeros(len(begins), side, size)
     for number, begin in enumerate(begins):
         matrix[number, :, begin : begin + side] = block
@@ -46,7 +46,7 @@ def block_dct_matrix(size: int, side: int) -> Tensor:
 
 def block_mean_matrix(size: int, side: int) -> Tensor:
     """The mean over blocks of each frequency, `(side, blocks * side)`."""
-    count = len(block_edges(size, side))
+    count = len(block_begins(size, side))
     return torch.eye(side).repeat(1, count) / count
 
 

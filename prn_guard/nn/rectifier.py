@@ -3,9 +3,11 @@
 Source: Akhtar, Liu, Mian, "Defense against Universal Adversarial Perturbations", section 4.1.
 
 Departures: the `compact` architecture works at space-to-depth resolution, looks at coarser
-resolutions too (as the U-Net of Ronneberger et al. 2015 does), and adds a global residual,
-`R(x) = x + g(x)`, whose last layer starts at zero so that training starts from the identity; the
-output of both is clamped to [0, 1]. `in_half_precision` gives either float16 weights; pictures, and
+resolutions too (as the U-Net of Ronneberger et al. 2015), and adds a global residual,
+`R(x) = x + s(x) g(x)`, whose last layer starts at zero so that training starts from the identity.
+`s` in (0, 1) is one number for each picture (a gate on what the mean over the picture says, as in
+squeeze-and-excitation, Hu et al. 2018); with one level alone it is 1. The output of both
+architectures is clamped to [0, 1]. `in_half_precision` gives either float16 weights; pictures, and
 the sum that makes the rectified one, stay in float32.
 """
 
@@ -73,7 +75,7 @@ class PaperRectifier(nn.Module):
 class Coarser(nn.Module):
     """What residual blocks make of features at half their resolution and twice their width.
 
-    The coarsest adds to its features a linear map of their mean over the picture: whether there is
+    The coarsest adds to its features an affine map of their mean over the picture: whether there is
     a perturbation, and which, shows everywhere, and a convolution sees a part.
 
     Args:
@@ -103,10 +105,10 @@ class Coarser(nn.Module):
         if self.coarser is not None:
             coarse, mean = self.coarser(coarse)
         if self.context is not None:
-            coarse = coarse + self.context(_mean(coarse))
+            coarse = coarse + self.context(_global_average(coarse))
         coarse = self.blocks(coarse)
         finer = F.relu(features + F.pixel_shuffle(self.up(coarse), 2))
-        return finer, _mean(coarse) if mean is None else mean
+        return finer, _global_average(coarse) if mean is None else mean
 
 
 @final
@@ -139,7 +141,7 @@ class CompactRectifier(nn.Module):
         self.entry = nn.Conv2d(channels, width, 3 * factor, stride=factor, padding=factor)
         self.coarser = Coarser(width, blocks=blocks, levels=levels - 1) if levels > 1 else None
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.amount = _amount(width * 2 ** (levels - 1)) if levels > 1 else None
+        self.gate = _gate(width * 2 ** (levels - 1)) if levels > 1 else None
         self.exit = nn.Conv2d(width, channels * factor**2, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(cast("Tensor", self.exit.bias))
@@ -150,31 +152,31 @@ class CompactRectifier(nn.Module):
         below, right = -height % self.multiple, -width % self.multiple
         padded = F.pad(images, (0, right, 0, below)) if below or right else images
         features = F.relu(self.entry(_like(padded, self.entry.weight)))
-        amount = None
-        if self.coarser is not None and self.amount is not None:
+        gate = None
+        if self.coarser is not None and self.gate is not None:
             features, mean = self.coarser(features)
-            amount = self.amount(mean)
+            gate = self.gate(mean)
         residual = self.exit(self.blocks(features))
         if self.factor > 1:
             residual = F.pixel_shuffle(residual, self.factor)
         if below or right:
             residual = residual[:, :, :height, :width]
         residual = residual.to(images.dtype)
-        if amount is not None:
-            residual = amount.to(images.dtype).sigmoid() * residual
+        if gate is not None:
+            residual = gate.to(images.dtype).sigmoid() * residual
         rectified: Tensor = images + residual
         return rectified.clamp(0.0, 1.0)
 
 
-def _amount(features: int) -> nn.Sequential:
-    """From a mean of features `(B, F, 1, 1)` to the logit of how much is removed."""
+def _gate(features: int) -> nn.Sequential:
+    """From a mean of features `(B, F, 1, 1)` to the logit of how much of it is removed."""
     last = nn.Conv2d(features, 1, 1)
     nn.init.zeros_(last.weight)
     nn.init.ones_(cast("Tensor", last.bias))
     return nn.Sequential(nn.Conv2d(features, features, 1), nn.ReLU(), last)
 
 
-def _mean(features: Tensor) -> Tensor:
+def _global_average(features: Tensor) -> Tensor:
     """Over each picture, `(B, F, 1, 1)`: as a pooling, which all opsets write alike."""
     return F.avg_pool2d(features, features.shape[2:])
 
@@ -201,10 +203,10 @@ def default_spec(channels: Literal[1, 3], height: int, width: int) -> RectifierS
     """The rectifier to take for pictures of this size.
 
     Small pictures keep their full resolution and thin layers: at 32x32 a rectifier at half the
-    resolution restored 63-74 % where full-resolution ones restored 84-87 %. Three levels cost what
-    one of three blocks does, and have eight times the weights: 9.8 MMAC, a quarter of what
-    ResNet-20 takes, a 40th of the paper's network. Larger pictures are worked on at a quarter of
-    their resolution: 0.29 GMAC at 224x224, where the paper's network takes 19.07.
+    resolution restored 63-74 % where full-resolution ones restored 84-87 %. Three levels cost a
+    seventh more than one of three blocks, and have eight times the weights: 9.8 MMAC, a quarter of
+    what ResNet-20 takes, a 40th of the paper's network. Larger pictures are worked on at a quarter
+    of their resolution: 0.29 GMAC at 224x224, where the paper's network takes 19.07.
     """
     if max(height, width) <= SMALL_PICTURE:
         return RectifierSpec(channels=channels, factor=1, width=12, blocks=1, levels=3)

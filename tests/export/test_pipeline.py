@@ -119,10 +119,11 @@ def _blue_first(threshold: float) -> GuardedClassifier:
         channels=3, height=10, width=9, mean=(104.0, 117.0, 123.0), std=(57.0, 58.0, 59.0),
         pixel_range=255, channel_order="bgr", layout="nhwc",
     )  # fmt: skip
-    rectifier = build_rectifier(RectifierSpec(channels=3, factor=2, width=4, blocks=1, levels=2))
+    rectifier = build_rectifier(RectifierSpec(channels=3, factor=2, width=4, blocks=1, levels=3))
     detector = build_detector(DetectorSpec(), 10, 9)
     with torch.no_grad():
-        rectifier.exit.weight.normal_(std=0.05)
+        for value in rectifier.parameters():
+            value.normal_(std=0.1)
         detector.weight.normal_(std=0.1)
         detector.threshold.fill_(threshold)
     return GuardedClassifier(Target(_ChannelsLast(), spec), rectifier, detector).eval()

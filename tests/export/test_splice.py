@@ -42,11 +42,13 @@ def _own(model: onnx.ModelProto, layout: str = "nchw") -> InputTensor:
 @functools.cache
 def _front(dtype: str = "uint8", layout: str = "nchw") -> onnx.ModelProto:
     rectifier = build_rectifier(
-        RectifierSpec(channels=3, factor=2, width=4, blocks=1, levels=2),
+        RectifierSpec(channels=3, factor=2, width=4, blocks=1, levels=3),
         generator=torch.Generator().manual_seed(0),
     )
     with torch.no_grad():
-        rectifier.exit.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        for value in rectifier.parameters():
+            value.normal_(std=0.1, generator=generator)
     detector = build_detector(DetectorSpec(), SIDE, SIDE)
     detector.weight.fill_(0.01)
     tensor = UINT8_NHWC

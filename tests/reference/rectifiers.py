@@ -92,9 +92,9 @@ def _coarser(features: Array, weights: Weights, path: str) -> tuple[Array, Array
     return np.maximum(features + up, 0), _mean(coarse) if mean is None else mean
 
 
-def _amount(mean: Array, weights: Weights) -> Array:
-    hidden = np.maximum(_pointwise(mean, weights, "amount.0"), 0)
-    return np.asarray(expit(_pointwise(hidden, weights, "amount.2")))
+def _gate(mean: Array, weights: Weights) -> Array:
+    hidden = np.maximum(_pointwise(mean, weights, "gate.0"), 0)
+    return np.asarray(expit(_pointwise(hidden, weights, "gate.2")))
 
 
 def paper(images: ArrayLike, weights: Weights) -> Array:
@@ -113,9 +113,9 @@ def compact(images: ArrayLike, weights: Weights, *, factor: int, levels: int = 1
     folded = space_to_depth(np.pad(pixels, ((0, 0), (0, 0), (0, below), (0, right))), factor)
     kernel = rearranged_kernel(weights["entry.weight"], factor)
     features = np.maximum(convolve(folded, kernel, weights["entry.bias"]), 0)
-    amount: float | Array = 1.0
+    gate: float | Array = 1.0
     if levels > 1:
         features, mean = _coarser(features, weights, "coarser.")
-        amount = _amount(mean, weights)
-    residual = depth_to_space(_layer(_blocks(features, weights), weights, "exit"), factor) * amount
+        gate = _gate(mean, weights)
+    residual = depth_to_space(_layer(_blocks(features, weights), weights, "exit"), factor) * gate
     return np.clip(pixels + residual[:, :, :height, :width], 0, 1)

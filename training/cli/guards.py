@@ -35,7 +35,9 @@ def fit(
     factor: Annotated[
         int | None, typer.Option(min=1, help="Of compact: its resolution is 1 / FACTOR.")
     ] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Of compact: channels.")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Of compact: channels of the finest level.")
+    ] = None,
     blocks: Annotated[
         int | None, typer.Option(min=1, help="Of compact: residual blocks of each level.")
     ] = None,
@@ -77,8 +79,8 @@ def fit(
     detector_features: Annotated[
         Literal["plane", "bands", "energy"] | None,
         typer.Option(
-            help="What an SVM sees: the log-DCT plane, averages or energies over frequency bands. "
-            "Left out: plane for linear, bands for rbf."
+            help="What an SVM sees: the log-DCT plane, its averages over frequency bands, or "
+            "energies of small blocks. Left out: plane for linear, bands for rbf."
         ),
     ] = None,
     false_positive_rate: Annotated[

@@ -1,8 +1,9 @@
 """What a perturbation that is held beside the training is after, on the mini-batch of the training.
 
 Ours: the forward pass of the training serves the perturbation too. One that goes through the
-rectifier ascends the clipped cross-entropy of the rectified pictures; one that evades ascends that
-of the bare target, less a softplus of the scores' excess over the threshold, as `evasion` does.
+rectifier ascends the clipped cross-entropy of the rectified pictures. One that evades ascends that
+of the bare target, for which the target runs once more, less a softplus of the scores' excess over
+the threshold: the loss of `evasion` at weight 1, where the rounds take `guard_attack.EVASION`.
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ class Aim:
             precision: that the target computes in.
         """
         aimed = batch.is_aimed
+        if not bool(aimed.any()):
+            # Of several processes some have none, and not every classifier takes no pictures.
+            return 0.0 * loss.total
         if not self.evades or joint is None or loss.scores is None:
             return clipped_cross_entropy(loss.logits[aimed], loss.labels[aimed]).sum()
         bare = in_precision(target, precision)(batch.seen[aimed])

@@ -7,7 +7,8 @@ as many steps broke. What was found joins the perturbations that part of each mi
 those that did more harm and recent ones more often, and rectifier and detector are trained on.
 
 The rounds end early where the last `PATIENCE` ones hold no better than those before; `COOLING` more
-follow then. The learning rate stands still, and falls to 0 over the last `COOLING` rounds.
+follow then, so that only of more than 9 any can be left out. The learning rate stands still, and
+falls to 0 over the last `COOLING` rounds.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Training the rectifier in front of the frozen target.
 
 Source: PRN paper, sections 4.1 and 4.2. What is seen stands in `rectifier_batches`, what is
-minimised in `rectifier_loss`, rates and lengths in `recipe`, perturbations that are aimed at the
-rectifier in `held_perturbations`, each with its departures.
+minimised in `rectifier_loss`, rates and lengths in `recipe`, perturbations that are moved at the
+same time in `held_perturbations`, what these are after in `aim`, each with its departures.
 """
 
 from collections.abc import Callable, Iterator

@@ -47,8 +47,8 @@ DIGESTED = (TARGET, BANK, RECTIFIER, DETECTOR)
 """Files whose digest stands in the record: those that evaluation and export read. For a target
 that is an ONNX file `ONNX_TARGET` takes the place of `TARGET`."""
 
-RECORD_VERSION: Final = 2
-"""2: the detector's whole spec, where 1 had its pooling only."""
+RECORD_VERSION: Final = 3
+"""3: the detector's `energy` is of small blocks, where 2 had bands of the whole spectrum."""
 
 
 @final
@@ -57,7 +57,7 @@ class GuardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    record_version: Literal[2] = RECORD_VERSION
+    record_version: Literal[3] = RECORD_VERSION
     target: str
     """As given: `path/to/file.py:factory`, a torchvision name or `path/to/model.onnx`."""
     target_digest: str

@@ -1,14 +1,17 @@
 """Universal perturbations that are updated while rectifier and detector are trained against them.
 
-Ours, after low-cost universal adversarial training (UAT paper, Algorithm 4), whose weights of a
-classifier are here those of rectifier and detector, with the target untouched: part of each
+Ours, after low-cost universal adversarial training (UAT paper, Algorithm 4): part of each
 mini-batch is under one of the held perturbations, which then steps along the gradient of what it is
 after. Half of them go through the rectifier; the others fool the bare target and stay below the
 detector's threshold, which is what a guard learns last. No paper trains a rectifier so.
 
-Each lives for `LIFE` updates, along the sign of a running mean of gradients, with steps that shrink
-from half an epsilon to a twentieth, and then begins anew: perturbations that only drift are soon
-outrun by a rectifier that learns, and a fresh attack breaks what they no longer reach.
+Departures: the weights are those of rectifier and detector, with the target untouched; the forward
+pass is shared, the backward pass is not, because a perturbation ascends another objective than the
+weights descend (`training.guard.aim`). Steps are those of MI-FGSM (Dong et al. 2018, Algorithm 1),
+averaged instead of summed: the steepest direction of a running mean of gradients of one scale. They
+shrink from half an epsilon to a twentieth over `LIFE - 1` of them; then the perturbation begins
+anew: those that only drift are soon outrun by a rectifier that learns, and a fresh attack breaks
+what they no longer reach.
 """
 
 from typing import Final, final

@@ -11,8 +11,8 @@ guard (`training.guard.alternation`): small changes in a thousand coefficients o
 perturbation that is removed all the same.
 
 Features are standardised by running means, not by those of the mini-batch, so that a picture's
-score does not depend on its neighbours and several processes compute the same. The threshold that a
-guard would have now is followed too, because perturbations are moved to stay below it
+score does not depend on its neighbours and several processes compute the same. The threshold of a
+guard is followed too, because perturbations are moved to stay below it
 (`training.guard.held_perturbations`).
 """
 
@@ -35,9 +35,9 @@ SMALLEST_SCALE: Final = 1e-3
 FIRST_WEIGHTS: Final = 3.0
 """Of all features together, before any is known."""
 THRESHOLD_STEP: Final = 2.0
-"""Of the threshold, in scores, for each share of clean pictures flagged beyond the wanted one."""
+"""The threshold moves by this times the excess of the share of clean pictures that are flagged."""
 RATE_FACTOR: Final = 5.0
-"""Of the detector's learning rate, beside the rectifier's: it has a few dozen weights."""
+"""Of the detector's learning rate, beside the rectifier's: it has 4 or 64 weights and a bias."""
 
 
 def joint_spec(height: int, width: int) -> DetectorSpec:
@@ -104,7 +104,9 @@ class JointDetector(nn.Module):
     def watch(self, scores: Tensor, is_perturbed: Tensor, together: Processes) -> None:
         """Move the threshold to where the wanted share of clean pictures is flagged.
 
-        Source: Robbins and Monro 1951: the quantile is approached step by step.
+        Source: Robbins and Monro 1951, equation 1. Departure: the step is constant, because scores
+        drift while the detector learns. Downwards it is at most `THRESHOLD_STEP` times the wanted
+        share, so that a threshold that is too high falls slowly.
 
         Args:
             scores: of this process's share of a mini-batch, `(B,)`.

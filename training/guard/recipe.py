@@ -8,8 +8,8 @@ falls to 0 along half a cosine; mini-batches are of 128; gradients are clipped; 
 mirrored at random; the bank's perturbations are augmented (`training.guard.augmentation`); the
 rectified picture is drawn towards the clean one; a linear detector is trained at the same time
 (`training.guard.joint_detector`); part of each mini-batch is under perturbations that are moved
-against the rectifier (`training.guard.held_perturbations`); rounds follow in which the whole guard
-is attacked and trained on what was found (`training.guard.alternation`).
+against rectifier or detector (`training.guard.held_perturbations`); rounds follow in which the
+whole guard is attacked and trained on what was found (`training.guard.alternation`).
 """
 
 import math
@@ -46,8 +46,8 @@ class Recipe:
         pixels: weight of the squared distance of rectified pictures from the clean ones.
         detection: weight of the loss of a detector that is trained together with the rectifier; 0
             trains none.
-        adversarial_share: of each mini-batch that is under perturbations aimed at the rectifier,
-            and in the rounds at the guard.
+        adversarial_share: of each mini-batch that is under perturbations aimed at the guard: held
+            ones at first, found ones in the rounds.
         rounds: at most so many of attacking the guard and training on what was found.
         round_iterations: of training in each round.
         attack_steps: of each attack of a round, on average.

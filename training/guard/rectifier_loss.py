@@ -30,8 +30,8 @@ from training.processes import Processes
 class RectifierLoss:
     """The loss of a mini-batch and what it was made of, differentiable all of it."""
 
-    mean: Tensor
-    """Of all terms, `()` float32: what is descended."""
+    total: Tensor
+    """The weighted sum of all terms, each a mean over the pictures, `()` float32."""
     labels: Tensor
     """The target's own of the clean pictures, `(B,)` int64."""
     logits: Tensor
@@ -76,7 +76,7 @@ def rectifier_loss(
     if joint is not None:
         scores = _scored(joint, batch, rectified.float(), together or Processes())
         loss = loss + recipe.detection * detection_loss(scores, batch.is_perturbed)
-    return RectifierLoss(mean=loss, labels=labels, logits=logits, scores=scores)
+    return RectifierLoss(total=loss, labels=labels, logits=logits, scores=scores)
 
 
 def _scored(

@@ -82,8 +82,8 @@ class RectifierTraining:
                 loss, own, target=self.target, joint=self.joint, precision=precision
             )
             aim.differentiate(objective)
-        loss.mean.backward(inputs=[*self.trained.parameters()])  # type: ignore[no-untyped-call]
-        value = self._averaged(loss.mean, None if aim is None else aim.perturbation)
+        loss.total.backward(inputs=[*self.trained.parameters()])  # type: ignore[no-untyped-call]
+        value = self._averaged(loss.total, None if aim is None else aim.perturbation)
         if value < float("inf"):
             self._descend(rate)
         return value

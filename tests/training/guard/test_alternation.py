@@ -83,7 +83,7 @@ def _history(*worst: float) -> Alternation:
         ((0.5,) * 3 + (0.506,) * PATIENCE, False),
         # One round, or two, that held better are no gain: a cycle of all lengths must.
         ((0.5,) * 3 + (0.9, 0.9, 0.2) * PATIENCE, True),
-        ((0.5,) * 3 + (0.4,) * (PATIENCE - 3) + (0.61,) * 3, False),
+        ((0.5,) * 3 + (0.4,) * 2 + (0.61,) * 3, False),
         # Short attacks never do harm, and long ones less and less.
         (tuple(x for k in range(10) for x in (0.9, 0.4 + 0.05 * k, 0.95)), False),
         (tuple(0.02 * number for number in range(30)), False),

@@ -58,14 +58,19 @@ def test_running_means_follow_each_mini_batch_by_a_twentieth() -> None:
     assert not joint.means.requires_grad
 
 
-def test_the_threshold_goes_to_where_the_wanted_share_of_clean_pictures_is_flagged() -> None:
-    joint, generator = JointDetector(HEIGHT, WIDTH, false_positive_rate=0.1), torch.Generator()
+@pytest.mark.parametrize("start", [0.0, 4.0])
+@pytest.mark.parametrize("rate", [0.1, 0.01])
+def test_the_threshold_goes_to_where_the_wanted_share_of_clean_pictures_is_flagged(
+    start: float, rate: float
+) -> None:
+    joint, generator = JointDetector(HEIGHT, WIDTH, false_positive_rate=rate), torch.Generator()
     generator.manual_seed(4)
+    joint.threshold.fill_(start)
     for _ in range(600):
         scores = torch.randn(64, generator=generator)
         is_perturbed = torch.rand(64, generator=generator) < 0.5
         joint.watch(scores + 50 * is_perturbed, is_perturbed, Processes())
-    assert abs(float(joint.threshold) - norm.ppf(0.9)) < 0.3
+    assert abs(float(joint.threshold) - norm.ppf(1 - rate)) < 0.4
 
 
 def test_the_threshold_stands_where_no_picture_is_clean() -> None:

@@ -62,7 +62,7 @@ def test_the_loss_is_the_references(divergence: float, pixels: float) -> None:
     expected += divergence * (np.exp(wanted) * (wanted - given)).sum(axis=1).mean()
     changes = (rectified - batch.clean).double().square().mean(dim=(1, 2, 3))
     expected += pixels * float(changes.mean())
-    assert_close(loss.mean, expected, LOSS)
+    assert_close(loss.total, expected, LOSS)
     assert torch.equal(loss.labels, torch.as_tensor(clean.argmax(axis=1)))
     assert_close(loss.logits, logits, LOSS)
     assert loss.scores is None
@@ -76,7 +76,7 @@ def test_gradients_reach_the_weights_and_what_is_seen_but_not_the_target(
     batch, rectifier, target = _batch(), _rectifier(), trained_target()
     seen = batch.seen.clone().requires_grad_()
     recipe = replace(PLAIN, precision=precision, pixels=1.0, clean_divergence=1.0)
-    loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe).mean
+    loss = rectifier_loss(rectifier, target, replace(batch, seen=seen), recipe=recipe).total
     assert loss.dtype == torch.float32
     loss.backward()
     assert seen.grad is not None
@@ -89,7 +89,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone() -> None:
     found = [
         rectifier_loss(
             _rectifier(), trained_target(), _batch(), recipe=replace(PLAIN, precision=precision)
-        ).mean.detach()
+        ).total.detach()
         for precision in ("float32", "bfloat16")
     ]
     assert found[0] != found[1]
@@ -102,7 +102,7 @@ def test_the_mean_over_the_parts_is_the_loss_of_the_whole() -> None:
     parts = [batch.part(Processes(rank, 2)) for rank in (0, 1)]
     with torch.no_grad():
         whole, *halves = (
-            rectifier_loss(rectifier, target, one, recipe=recipe).mean for one in (batch, *parts)
+            rectifier_loss(rectifier, target, one, recipe=recipe).total for one in (batch, *parts)
         )
     assert_close(sum(halves) / 2, whole, LOSS)
 
@@ -118,7 +118,7 @@ def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
     joint.follow(joint.features(other), ALONE)
     expected_means = [joint.means.clone(), joint.squares.clone()]
     with torch.no_grad():
-        bare = rectifier_loss(rectifier, target, batch, recipe=recipe).mean
+        bare = rectifier_loss(rectifier, target, batch, recipe=recipe).total
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             rectified = rectifier(batch.seen).float()
         loss = rectifier_loss(rectifier, target, batch, recipe=recipe, joint=joint)
@@ -133,7 +133,7 @@ def test_the_detectors_loss_is_of_what_is_removed_after_its_means_followed(
     assert_close(joint.squares, squares, RUNNING_MEAN)
     scores = joint_detector.scores(features, means, squares, joint.free.detach().numpy(), 0.0)
     expected = joint_detector.detection_loss(scores, batch.is_perturbed.numpy())
-    assert_close(loss.mean - bare, 3.0 * expected, JOINT_SCORE)
+    assert_close(loss.total - bare, 3.0 * expected, JOINT_SCORE)
     assert_close(loss.scores, scores, JOINT_SCORE)
     flagged = float((scores[~batch.is_perturbed.numpy()] > 0).mean())
     assert_close(joint.threshold, THRESHOLD_STEP * (flagged - FALSE_POSITIVE_RATE), LOSS)
@@ -147,7 +147,7 @@ def test_the_detectors_loss_teaches_detector_rectifier_and_what_is_seen() -> Non
         recipe = replace(PLAIN, detection=detection)
         loss = rectifier_loss(
             rectifier, trained_target(), replace(batch, seen=seen), recipe=recipe, joint=joint
-        ).mean
+        ).total
         leaves = (joint.free, rectifier.exit.weight, seen)
         grads.append(torch.autograd.grad(loss, leaves))
     assert not grads[0][0].any()
