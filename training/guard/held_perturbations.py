@@ -58,7 +58,8 @@ class HeldPerturbations:
         if kept is None:
             starts = torch.stack([self._start(number) for number in range(HELD)])
             kept = torch.stack([starts, torch.zeros_like(starts)])
-        self._all, self._means = kept.to(device)
+        held = kept.to(device)
+        self._all, self._means = held[0], held[1]
 
     @property
     def state(self) -> Tensor:
