@@ -12,6 +12,7 @@ from benchmarks import (
     attack_speed,
     graph_parity,
     guards_cifar10,
+    guards_rates,
     hardening_cifar10,
     hardening_cost,
     hardening_lenet,
@@ -44,7 +45,7 @@ def test_parity_is_shown_as_measured() -> None:
     [
         universal_attacks, attack_banks, attack_speed, attack_memory, hardening_lenet,
         hardening_mnist, hardening_cifar10, hardening_cost, jacobian_penalty, attack_alarm,
-        serving_load, serving_faults, serving_soak, serving_ray, guards_cifar10,
+        serving_load, serving_faults, serving_soak, serving_ray, guards_cifar10, guards_rates,
     ],
 )  # fmt: skip
 def test_tables_are_shown_as_measured(benchmark: Any) -> None:
