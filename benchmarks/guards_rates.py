@@ -24,7 +24,7 @@ from prn_guard.files import read_json, write_json
 from training.allocator import keep_freed_memory
 from training.datasets import on_device
 from training.evaluation.informed.attack import attack_guard
-from training.guard.fit_detector import calibrate
+from training.guard.fit_detector import conformal_threshold, scores
 from training.guard.splits import split_pictures
 from training.setting import hardware
 
@@ -53,16 +53,11 @@ def main(
     one = subject(folder, classifier, LINF, plan)
     pictures = classifier.pictures(classifier.load(), test=False).pictures
     splits = split_pictures(on_device(pictures, torch.device("cpu")), seed=one.record.seed)
+    guarded = one.guarded
+    clean = scores(guarded.rectifier, guarded.detector, splits.calibration).double().cpu().numpy()
     rows: dict[str, Any] = {}
     for rate in RATES:
-        guarded = one.guarded
-        calibrate(
-            guarded.rectifier,
-            guarded.detector,
-            splits.calibration,
-            one.unseen[:1],
-            false_positive_rate=rate,
-        )
+        guarded.detector.threshold.fill_(conformal_threshold(clean, rate))
         rows[f"{rate:g}"] = attack_guard(
             guarded,
             norm=LINF.norm,

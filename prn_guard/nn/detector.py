@@ -27,6 +27,7 @@ from prn_guard.nn.frequency_bands import (
     cell_edges,
     octave_edges,
 )
+from prn_guard.nn.rectifier import SMALL_PICTURE
 
 Kernel = Literal["linear", "rbf"]
 FeatureForm = Literal["plane", "bands", "energy"]
@@ -41,7 +42,6 @@ SMALL_BLOCK: Final = 2
 LARGE_BLOCK: Final = 8
 """Sides of the blocks of `energy`, up to 64 pixels and above. So few features, 4 and 64, that no
 combination of small changes adds up to a large one; so small blocks that some are flat."""
-LARGE_PICTURE: Final = 64
 SUPPORT_VECTORS: Final = 1000
 """At most: with 100 features each and their coefficients, 0.4 MB of the graph and 0.1 MMAC."""
 
@@ -101,7 +101,7 @@ def detector_spec(
         )
     bands = BANDS
     if form == "energy":
-        bands = SMALL_BLOCK if max(height, width) <= LARGE_PICTURE else LARGE_BLOCK
+        bands = SMALL_BLOCK if max(height, width) <= SMALL_PICTURE else LARGE_BLOCK
     return DetectorSpec(kernel=kernel, features=form, pool=pool_for(height, width), bands=bands)
 
 
